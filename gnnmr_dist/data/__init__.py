@@ -1,0 +1,1 @@
+"""Data sets on disk, the graph, sampling and batches."""

@@ -1,0 +1,1 @@
+"""One network per item modality: tensors in, tensors out."""
