@@ -1,0 +1,258 @@
+"""Compiled loops of sampling and batches: pure functions of arrays and 64-bit keys, run without the GIL.
+
+Names used throughout: an *entry* is a place in ``indices`` (an edge seen from the row it stands in); a
+*rank* counts the neighbours of a row that remain once excluded ones are skipped.
+"""
+
+# Numba's decorators carry no types.
+# mypy: disable-error-code="untyped-decorator,no-any-return"
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from gnnmr_dist.randomness import absorb, bounded, mix64
+
+Int32Array = npt.NDArray[np.int32]
+Int64Array = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+
+
+def read_only(array: npt.NDArray[np.integer]) -> npt.NDArray[np.integer]:
+    """A read-only plain view, so that one compiled version serves mapped files and arrays in memory."""
+    view = np.asarray(array).view(np.ndarray)
+    view.flags.writeable = False
+    return view
+
+
+@numba.njit(inline="always", cache=True)
+def draw(state: np.uint64, j: int, n: int) -> np.int64:
+    """Draw j of the stream that starts at ``state``, uniform on 0..n-1 (SplitMix64's j-th output)."""
+    return bounded(mix64(state + np.uint64(j + 1) * np.uint64(0x9E3779B97F4A7C15)), np.uint64(n))
+
+
+@numba.njit(inline="always", cache=True)
+def _lower_bound(row: npt.NDArray[np.integer], begin: int, end: int, value: int) -> int:
+    while begin < end:
+        middle = (begin + end) >> 1
+        if row[middle] < value:
+            begin = middle + 1
+        else:
+            end = middle
+    return begin
+
+
+@numba.njit(nogil=True, cache=True)
+def find_entries(
+    indptr: npt.NDArray[np.integer], indices: npt.NDArray[np.integer], rows: Int64Array, columns: Int64Array
+) -> Int64Array:
+    """The entry of each edge (rows[j], columns[j]), or -1 where the graph has no such edge."""
+    out = np.empty(rows.size, np.int64)
+    for j in range(rows.size):
+        end = indptr[rows[j] + 1]
+        entry = _lower_bound(indices, indptr[rows[j]], end, columns[j])
+        out[j] = entry if entry < end and indices[entry] == columns[j] else -1
+    return out
+
+
+@numba.njit(nogil=True, cache=True)
+def draw_negatives(
+    indptr: npt.NDArray[np.integer],
+    indices: npt.NDArray[np.integer],
+    users: Int64Array,
+    first_position: int,
+    num_users: int,
+    num_items: int,
+    key: np.uint64,
+) -> Int64Array:
+    """One item outside each user's row, by rank in the complement; -1 where the row holds every item."""
+    out = np.empty(users.size, np.int64)
+    for j in range(users.size):
+        begin, end = indptr[users[j]], indptr[users[j] + 1]
+        absent = num_items - (end - begin)
+        if absent <= 0:
+            out[j] = -1
+            continue
+        rank = bounded(absorb(key, np.uint64(first_position + j)), np.uint64(absent))
+        out[j] = complement_item(indices, begin, end, num_users, rank)
+    return out
+
+
+@numba.njit(nogil=True, cache=True)
+def complement_item(indices: npt.NDArray[np.integer], begin: int, end: int, num_users: int, rank: int) -> int:
+    """The item of rank ``rank`` among those absent from the sorted row ``indices[begin:end]``."""
+    low, high = 0, end - begin
+    while low < high:  # smallest j with row[j] - j > rank
+        middle = (low + high) >> 1
+        if indices[begin + middle] - num_users - middle > rank:
+            high = middle
+        else:
+            low = middle + 1
+    return rank + low
+
+
+@numba.njit(nogil=True, cache=True)
+def draw_distinct(key: np.uint64, count: int, n: int) -> Int64Array:
+    """``count`` distinct numbers of 0..n-1, ascending, every subset equally likely (Floyd; Bentley 1987)."""
+    size = 16
+    while size < 4 * count:
+        size *= 2
+    taken = np.full(size, -1, np.int64)  # open addressing
+    out = np.empty(count, np.int64)
+    for j in range(count):
+        top = n - count + j
+        value = draw(key, j, top + 1)
+        for _ in range(2):
+            place = np.int64(mix64(np.uint64(value)) & np.uint64(size - 1))
+            while taken[place] >= 0 and taken[place] != value:
+                place = (place + 1) & (size - 1)
+            if taken[place] < 0:
+                break
+            value = top  # the draw was taken already; top itself cannot be
+        taken[place] = value
+        out[j] = value
+    return np.sort(out)
+
+
+@numba.njit(nogil=True, cache=True)
+def mark_known(
+    indptr: npt.NDArray[np.integer],
+    indices: npt.NDArray[np.integer],
+    users: Int64Array,
+    candidates: Int64Array,
+    num_users: int,
+) -> BoolArray:
+    """[B, C]: whether candidates[c] (ascending item numbers) stands in the row of users[b]."""
+    count = candidates.size
+    out = np.zeros((users.size, count), np.bool_)
+    for b in range(users.size):
+        begin, end = indptr[users[b]], indptr[users[b] + 1]
+        if end - begin < count:  # look the shorter list up in the longer
+            for entry in range(begin, end):
+                item = indices[entry] - num_users
+                c = _lower_bound(candidates, 0, count, item)
+                if c < count and candidates[c] == item:
+                    out[b, c] = True
+        else:
+            for c in range(count):
+                node = candidates[c] + num_users
+                entry = _lower_bound(indices, begin, end, node)
+                out[b, c] = entry < end and indices[entry] == node
+    return out
+
+
+@numba.njit(nogil=True, cache=True)
+def label_seeds(seeds: Int64Array, local: Int32Array) -> int:
+    """Number the seeds 0.. in ``local``; the place of the first seed that stands twice, or -1."""
+    for j in range(seeds.size):
+        if local[seeds[j]] >= 0:
+            return j
+        local[seeds[j]] = j
+    return -1
+
+
+@numba.njit(nogil=True, cache=True)
+def count_neighbors(
+    indptr: npt.NDArray[np.integer],
+    nodes: Int64Array,
+    slot: Int32Array,
+    excluded_ptr: Int64Array,
+    fan_out: int,
+) -> Int64Array:
+    """Row pointers [n + 1] of the sample: per node min(fan_out, remaining neighbours); fan_out -1 = all."""
+    out = np.zeros(nodes.size + 1, np.int64)
+    for j in range(nodes.size):
+        v = nodes[j]
+        remaining = indptr[v + 1] - indptr[v]
+        if slot.size > 0 and slot[v] >= 0:
+            remaining -= excluded_ptr[slot[v] + 1] - excluded_ptr[slot[v]]
+        out[j + 1] = out[j] + (remaining if fan_out < 0 else min(fan_out, remaining))
+    return out
+
+
+@numba.njit(inline="always", cache=True)
+def _choose_ranks(state: np.uint64, out: Int64Array, begin: int, count: int, n: int) -> None:
+    """``count`` distinct ranks of 0..n-1 into out[begin:], ascending (Floyd, with insertion in order)."""
+    for j in range(count):
+        top = n - count + j
+        value = draw(state, j, top + 1)
+        place = begin + j
+        taken = False
+        for i in range(begin, begin + j):
+            taken |= out[i] == value
+        if taken:
+            value = top
+        while place > begin and out[place - 1] > value:
+            out[place] = out[place - 1]
+            place -= 1
+        out[place] = value
+
+
+@numba.njit(nogil=True, cache=True)
+def draw_entries(
+    indptr: npt.NDArray[np.integer],
+    nodes: Int64Array,
+    slot: Int32Array,
+    excluded_ptr: Int64Array,
+    excluded_places: Int64Array,
+    sample_ptr: Int64Array,
+    key: np.uint64,
+) -> Int64Array:
+    """The sampled entries of every node's row, ascending, without replacement; rows as in ``sample_ptr``."""
+    out = np.empty(sample_ptr[nodes.size], np.int64)
+    for j in range(nodes.size):
+        v, begin = nodes[j], sample_ptr[j]
+        count = sample_ptr[j + 1] - begin
+        row = indptr[v]
+        remaining = indptr[v + 1] - row
+        first, last = 0, 0
+        if slot.size > 0 and slot[v] >= 0:
+            first, last = excluded_ptr[slot[v]], excluded_ptr[slot[v] + 1]
+            remaining -= last - first
+        if count < remaining:
+            _choose_ranks(absorb(key, np.uint64(v)), out, begin, count, remaining)
+        else:
+            for i in range(count):
+                out[begin + i] = i
+        skipped = first
+        for i in range(begin, begin + count):  # rank -> place in the row -> entry
+            while skipped < last and excluded_places[skipped] <= out[i] + (skipped - first):
+                skipped += 1
+            out[i] += row + (skipped - first)
+    return out
+
+
+@numba.njit(nogil=True, cache=True)
+def label_sources(
+    indices: npt.NDArray[np.integer], entries: Int64Array, local: Int32Array, n_id: Int64Array, known: int
+) -> tuple[Int64Array, int]:
+    """Local numbers of the entries' nodes, new nodes in order of discovery, and how many are known now."""
+    out = np.empty(entries.size, np.int64)
+    for j in range(entries.size):
+        v = indices[entries[j]]
+        number = local[v]
+        if number < 0:
+            number = known
+            local[v] = number
+            n_id[known] = v
+            known += 1
+        out[j] = number
+    return out, known
+
+
+@numba.njit(nogil=True, cache=True)
+def forget(nodes: Int64Array, table: Int32Array) -> None:
+    """Set ``table`` back to -1 at ``nodes``."""
+    for j in range(nodes.size):
+        table[nodes[j]] = -1
+
+
+@numba.njit(nogil=True, cache=True)
+def fold(key: np.uint64, words: Int64Array) -> np.uint64:
+    """The key after absorbing all ``words`` in order."""
+    state = np.uint64(key)
+    for j in range(words.size):
+        state = absorb(state, np.uint64(words[j]))
+    return state
