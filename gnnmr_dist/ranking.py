@@ -1,0 +1,209 @@
+"""Full ranking: mask what each user has seen, then the exact top k of all items, in blocks of users.
+
+Axes: n users asked for, b users of one block, I items, d embedding size, k cut-off.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from gnnmr_dist.data.graph import Graph
+
+Int64Array = npt.NDArray[np.int64]
+Float32Array = npt.NDArray[np.float32]
+
+PADDING = -1
+"""Item number of positions left over where a user has fewer than k rankable items."""
+
+POPULARITY_WEIGHT = 1e-6
+"""What one train interaction of an item adds to every score: breaks ties, ranks for users without data."""
+
+SCORES_PER_BLOCK = 1 << 24
+"""Scores held at once when no block size is given (64 MiB of float32)."""
+
+
+@dataclass(frozen=True)
+class ItemLists:
+    """One list of items per row, a CSR without values: ``items[indptr[r]:indptr[r + 1]] - first_item``.
+
+    ``indptr`` int64 [rows + 1]; ``items`` integers; ``first_item`` is the number that item 0 has in ``items``,
+    so that the users' rows of a memory-mapped graph serve as they are. Items of a row are unique.
+    """
+
+    indptr: npt.NDArray[np.integer]
+    items: npt.NDArray[np.integer]
+    first_item: int = 0
+
+    @property
+    def num_rows(self) -> int:
+        """Number of lists."""
+        return int(self.indptr.size) - 1
+
+    def counts(self) -> Int64Array:
+        """Length of every list, int64 [rows]."""
+        return np.diff(self.indptr).astype(np.int64)
+
+    def pairs(self, rows: Int64Array) -> tuple[Int64Array, Int64Array]:
+        """All (position in ``rows``, item) pairs of the lists ``rows`` [r], in order; each int64 [total]."""
+        starts = self.indptr[rows].astype(np.int64)
+        counts = self.indptr[rows + 1].astype(np.int64) - starts
+        position = np.repeat(np.arange(rows.size), counts)
+        before = np.cumsum(counts) - counts
+        where = np.arange(position.size) + np.repeat(starts - before, counts)
+        return position, self.items[where].astype(np.int64) - self.first_item
+
+    def select(self, rows: Int64Array) -> ItemLists:
+        """The lists ``rows`` [r], in that order, as lists 0..r-1."""
+        position, items = self.pairs(rows)
+        indptr = np.zeros(rows.size + 1, np.int64)
+        np.cumsum(np.bincount(position, minlength=rows.size), out=indptr[1:])
+        return ItemLists(indptr, items)
+
+
+def item_lists(users: npt.NDArray[np.integer], items: npt.NDArray[np.integer], num_users: int) -> ItemLists:
+    """The items of every user 0..num_users-1, ascending, from pairs (users[j], items[j]) in any order.
+
+    Raises:
+        ValueError: lengths differ, a user is out of range, or a pair stands twice.
+    """
+    if users.shape != items.shape:
+        raise ValueError(f"{users.size} users but {items.size} items")
+    if users.size and (users.min() < 0 or users.max() >= num_users):
+        raise ValueError(f"user numbers must lie in 0..{num_users - 1}")
+    order = np.lexsort((items, users))
+    u, i = users[order], items[order]
+    if bool(np.any((u[1:] == u[:-1]) & (i[1:] == i[:-1]))):
+        raise ValueError("a user-item pair stands twice")
+    indptr = np.zeros(num_users + 1, np.int64)
+    np.cumsum(np.bincount(users, minlength=num_users), out=indptr[1:])
+    return ItemLists(indptr, i.astype(np.int64))
+
+
+def train_items(graph: Graph) -> ItemLists:
+    """The train items of every user: the users' rows of the graph, not copied."""
+    return ItemLists(graph.indptr[: graph.num_users + 1], graph.indices, graph.num_users)
+
+
+def train_counts(graph: Graph) -> Int64Array:
+    """Number of train interactions of every item (its popularity), int64 [I]."""
+    return graph.degree()[graph.num_users :]
+
+
+def popularity_offset(graph: Graph) -> Tensor:
+    """Train counts x :data:`POPULARITY_WEIGHT`, float32 [I]: what every method adds to its scores."""
+    return torch.from_numpy((train_counts(graph) * POPULARITY_WEIGHT).astype(np.float32))
+
+
+class Scorer(Protocol):
+    """Anything that scores all items for given users."""
+
+    def scores(self, users: Int64Array) -> Tensor:
+        """Scores of every item for ``users`` [n]: a new float32 [n, I], which the caller may overwrite."""
+        ...
+
+
+@dataclass(frozen=True)
+class EmbeddingScorer:
+    """score(u, i) = h_u . h_i + offset_i.
+
+    ``user_embeddings`` [U, d], ``item_embeddings`` [I, d], ``item_offset`` [I] or None (for instance
+    :func:`popularity_offset`), all on one device.
+    """
+
+    user_embeddings: Tensor
+    item_embeddings: Tensor
+    item_offset: Tensor | None = None
+
+    def scores(self, users: Int64Array) -> Tensor:
+        """Float32 [n, I]; the product is one matrix multiplication."""
+        rows = torch.from_numpy(users).to(self.user_embeddings.device)
+        h_u, h_i = self.user_embeddings[rows].float(), self.item_embeddings.float()
+        if self.item_offset is None:
+            return h_u @ h_i.T
+        return torch.addmm(self.item_offset.float(), h_u, h_i.T)
+
+
+def rank_top_k(
+    scorer: Scorer,
+    users: Int64Array,
+    seen: ItemLists,
+    k: int,
+    *,
+    also_masked: ItemLists | None = None,
+    block: int | None = None,
+) -> tuple[Int64Array, Float32Array]:
+    """The k best unmasked items of each user, best first: items int64 [n, k], scores float32 [n, k].
+
+    Exact over all I items; equal scores rank by smaller item number. Where a user has fewer than k rankable
+    items the rest is :data:`PADDING` with score -inf; a score of -inf means "never recommend".
+    Memory: ``block`` x I scores at a time.
+
+    Args:
+        scorer: gives the scores.
+        users: user numbers [n]; row u of ``seen`` belongs to user u.
+        seen: each user's train items, masked.
+        k: length of the lists.
+        also_masked: more items to mask per user (validation items at test time), or None.
+        block: users scored at once; None: as many as :data:`SCORES_PER_BLOCK` allows.
+
+    Raises:
+        ValueError: k or block is not positive, or a score is NaN.
+    """
+    if k <= 0 or (block is not None and block <= 0):
+        raise ValueError(f"k and block must be positive, got {k} and {block}")
+    items = np.full((users.size, k), PADDING, np.int64)
+    values = np.full((users.size, k), -np.inf, np.float32)
+    masks = [seen] if also_masked is None else [seen, also_masked]
+    start, step = 0, block or 1
+    while start < users.size:
+        some = users[start : start + step]
+        scores = scorer.scores(some)
+        for mask in masks:
+            _mask(scores, mask, some)
+        top_values, top_items = _top_k(scores, min(k, scores.shape[1]))
+        width = top_items.shape[1]
+        items[start : start + step, :width] = top_items.cpu().numpy()
+        values[start : start + step, :width] = top_values.cpu().numpy()
+        start += step
+        step = block or max(1, SCORES_PER_BLOCK // scores.shape[1])
+    items[np.isneginf(values)] = PADDING
+    return items, values
+
+
+def _mask(scores: Tensor, lists: ItemLists, users: Int64Array) -> None:
+    rows, items = (torch.from_numpy(a).to(scores.device) for a in lists.pairs(users))
+    scores[rows, items] = -torch.inf
+
+
+def _top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Values and items [b, k], by falling score, then rising item number.
+
+    Which of several items that tie at the cut ``torch.topk`` keeps is unspecified: one place beyond the cut
+    shows such rows, and only they are redone.
+    """
+    values, items = torch.topk(scores, min(k + 1, scores.shape[1]), dim=1)
+    if bool(values.isnan().any()):
+        raise ValueError("a score is NaN")
+    if values.shape[1] > k:
+        tied = (values[:, k] == values[:, k - 1]) & ~values[:, k].isneginf()
+        values, items = values[:, :k], items[:, :k]
+        if bool(tied.any()):
+            items[tied] = _unique_keys(scores[tied]).topk(k, dim=1).indices
+            values[tied] = scores[tied].gather(1, items[tied])
+    items = items.sort(dim=1).values
+    values, order = scores.gather(1, items).sort(dim=1, descending=True, stable=True)
+    return values, items.gather(1, order)
+
+
+def _unique_keys(scores: Tensor) -> Tensor:
+    """Int64 [b, I], all different within a row: ordered as the scores, and ties by smaller item number."""
+    bits = (scores + 0.0).view(torch.int32)  # + 0.0 turns -0.0, which equals 0.0, into 0.0
+    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
+    item = torch.arange(scores.shape[1], device=scores.device)
+    return (ordered.long() << 32) - item
