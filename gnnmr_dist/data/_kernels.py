@@ -154,92 +154,108 @@ def label_seeds(seeds: Int64Array, local: Int32Array) -> int:
 
 
 @numba.njit(nogil=True, cache=True)
-def count_neighbors(
-    indptr: npt.NDArray[np.integer],
-    nodes: Int64Array,
-    slot: Int32Array,
-    excluded_ptr: Int64Array,
-    fan_out: int,
-) -> Int64Array:
-    """Row pointers [n + 1] of the sample: per node min(fan_out, remaining neighbours); fan_out -1 = all."""
-    out = np.zeros(nodes.size + 1, np.int64)
+def row_bounds(indptr: npt.NDArray[np.integer], nodes: Int64Array) -> tuple[Int64Array, Int64Array]:
+    """First entry and length of every node's row, each [n]."""
+    start, length = np.empty(nodes.size, np.int64), np.empty(nodes.size, np.int64)
     for j in range(nodes.size):
-        v = nodes[j]
-        remaining = indptr[v + 1] - indptr[v]
-        if slot.size > 0 and slot[v] >= 0:
-            remaining -= excluded_ptr[slot[v] + 1] - excluded_ptr[slot[v]]
-        out[j + 1] = out[j] + (remaining if fan_out < 0 else min(fan_out, remaining))
+        start[j] = indptr[nodes[j]]
+        length[j] = indptr[nodes[j] + 1] - start[j]
+    return start, length
+
+
+@numba.njit(nogil=True, cache=True)
+def sample_pointers(remaining: Int64Array, fan_out: int) -> Int64Array:
+    """Row pointers [n + 1] of a sample of min(fan_out, remaining) per node; fan_out -1 = all."""
+    out = np.zeros(remaining.size + 1, np.int64)
+    for j in range(remaining.size):
+        out[j + 1] = out[j] + (remaining[j] if fan_out < 0 else min(fan_out, remaining[j]))
     return out
 
 
 @numba.njit(inline="always", cache=True)
-def _choose_ranks(state: np.uint64, out: Int64Array, begin: int, count: int, n: int) -> None:
-    """``count`` distinct ranks of 0..n-1 into out[begin:], ascending (Floyd, with insertion in order)."""
+def _choose_ranks(
+    state: np.uint64, chosen: Int32Array, out: Int64Array, begin: int, count: int, n: int
+) -> None:
+    """``count`` distinct ranks of 0..n-1 into out[begin:], ascending (Floyd, then each to its order)."""
     for j in range(count):
-        top = n - count + j
-        value = draw(state, j, top + 1)
-        place = begin + j
+        value = np.int32(draw(state, j, n - count + j + 1))
         taken = False
-        for i in range(begin, begin + j):
-            taken |= out[i] == value
-        if taken:
-            value = top
-        while place > begin and out[place - 1] > value:
-            out[place] = out[place - 1]
-            place -= 1
+        for i in range(j):
+            taken |= chosen[i] == value
+        chosen[j] = n - count + j if taken else value
+    for j in range(count):
+        value = chosen[j]
+        place = begin
+        for i in range(count):
+            place += chosen[i] < value
         out[place] = value
 
 
 @numba.njit(nogil=True, cache=True)
 def draw_entries(
-    indptr: npt.NDArray[np.integer],
     nodes: Int64Array,
-    slot: Int32Array,
-    excluded_ptr: Int64Array,
-    excluded_places: Int64Array,
+    start: Int64Array,
+    remaining: Int64Array,
     sample_ptr: Int64Array,
     key: np.uint64,
+    max_fan_out: int,
 ) -> Int64Array:
-    """The sampled entries of every node's row, ascending, without replacement; rows as in ``sample_ptr``."""
+    """Sampled places of every node's row as start + rank, ascending in each row, without replacement.
+
+    ``nodes`` keys the draws; row j of the answer is ``sample_ptr[j]:sample_ptr[j+1]``.
+    """
     out = np.empty(sample_ptr[nodes.size], np.int64)
+    chosen = np.empty(max(max_fan_out, 0), np.int32)
     for j in range(nodes.size):
-        v, begin = nodes[j], sample_ptr[j]
-        count = sample_ptr[j + 1] - begin
-        row = indptr[v]
-        remaining = indptr[v + 1] - row
-        first, last = 0, 0
-        if slot.size > 0 and slot[v] >= 0:
-            first, last = excluded_ptr[slot[v]], excluded_ptr[slot[v] + 1]
-            remaining -= last - first
-        if count < remaining:
-            _choose_ranks(absorb(key, np.uint64(v)), out, begin, count, remaining)
+        begin, count = sample_ptr[j], sample_ptr[j + 1] - sample_ptr[j]
+        if count < remaining[j]:
+            _choose_ranks(absorb(key, np.uint64(nodes[j])), chosen, out, begin, count, remaining[j])
         else:
             for i in range(count):
                 out[begin + i] = i
-        skipped = first
-        for i in range(begin, begin + count):  # rank -> place in the row -> entry
-            while skipped < last and excluded_places[skipped] <= out[i] + (skipped - first):
-                skipped += 1
-            out[i] += row + (skipped - first)
+        for i in range(begin, begin + count):
+            out[i] += start[j]
     return out
 
 
 @numba.njit(nogil=True, cache=True)
+def skip_excluded(
+    rows: Int64Array, excluded_ptr: Int64Array, excluded: Int64Array, sample_ptr: Int64Array, out: Int64Array
+) -> None:
+    """Turn ranks into entries where a row has excluded entries: pass over those at or below, one by one.
+
+    ``rows[s]`` is the row of ``out`` whose excluded entries, ascending, are part s; -1 = not in the sample.
+    """
+    for s in range(rows.size):
+        if rows[s] < 0:
+            continue
+        first, last = excluded_ptr[s], excluded_ptr[s + 1]
+        skipped = first
+        for i in range(sample_ptr[rows[s]], sample_ptr[rows[s] + 1]):
+            while skipped < last and excluded[skipped] <= out[i] + (skipped - first):
+                skipped += 1
+            out[i] += skipped - first
+
+
+@numba.njit(nogil=True, cache=True)
 def label_sources(
-    indices: npt.NDArray[np.integer], entries: Int64Array, local: Int32Array, n_id: Int64Array, known: int
-) -> tuple[Int64Array, int]:
-    """Local numbers of the entries' nodes, new nodes in order of discovery, and how many are known now."""
-    out = np.empty(entries.size, np.int64)
+    indices: npt.NDArray[np.integer], entries: Int64Array, local: Int32Array, known: int, found: Int64Array
+) -> int:
+    """Turn entries, in place, into local numbers of their nodes; the number of new nodes.
+
+    New nodes are numbered from ``known`` on in order of discovery, which is the order of ``found``.
+    """
+    new = 0
     for j in range(entries.size):
         v = indices[entries[j]]
         number = local[v]
         if number < 0:
-            number = known
+            number = known + new
             local[v] = number
-            n_id[known] = v
-            known += 1
-        out[j] = number
-    return out, known
+            found[new] = v
+            new += 1
+        entries[j] = number
+    return new
 
 
 @numba.njit(nogil=True, cache=True)

@@ -57,19 +57,18 @@ class SampledGraph:
 
 @dataclass(frozen=True)
 class Exclusion:
-    """Excluded edges by row: node ``nodes[s]`` lacks the places ``places[ptr[s]:ptr[s+1]]`` of its row."""
+    """Excluded edges from both ends: node ``nodes[s]`` lacks ``entries[ptr[s]:ptr[s+1]]`` of ``indices``."""
 
     nodes: Int64Array
     ptr: Int64Array
-    places: Int64Array
+    entries: Int64Array
 
 
-_NO_TABLE = np.empty(0, np.int32)
 _NO_EXCLUSION = Exclusion(np.empty(0, np.int64), np.zeros(1, np.int64), np.empty(0, np.int64))
 
 
 def find_exclusion(graph: Graph, excluded: Edges | None) -> Exclusion:
-    """The places that ``excluded`` = (users [k], items [k]) occupies, in the users' and in the items' rows.
+    """The entries that ``excluded`` = (users [k], items [k]) occupies, in the users' and in the items' rows.
 
     Pairs that are not train edges, and repetitions, have no effect.
 
@@ -85,14 +84,12 @@ def find_exclusion(graph: Graph, excluded: Edges | None) -> Exclusion:
     _check_range("excluded items", items, graph.num_items)
     items = items + graph.num_users
     rows, columns = np.concatenate([users, items]), np.concatenate([items, users])
-    indptr = _kernels.read_only(graph.indptr)
-    entries = _kernels.find_entries(indptr, _kernels.read_only(graph.indices), rows, columns)
-    entries, at = np.unique(entries, return_index=True)  # ascending entries = rows one after the other
+    indptr, indices = _kernels.read_only(graph.indptr), _kernels.read_only(graph.indices)
+    entries, at = np.unique(_kernels.find_entries(indptr, indices, rows, columns), return_index=True)
     present = entries >= 0
-    entries, rows = entries[present], rows[at[present]]
-    nodes, first = np.unique(rows, return_index=True)
-    ptr = np.append(first, rows.size).astype(np.int64)
-    return Exclusion(nodes, ptr, entries - indptr[rows])
+    nodes, first = np.unique(rows[at[present]], return_index=True)  # ascending entries: row after row
+    entries = entries[present]
+    return Exclusion(nodes, np.append(first, entries.size).astype(np.int64), entries)
 
 
 def _check_range(name: str, ids: Int64Array, bound: int) -> None:
@@ -100,25 +97,49 @@ def _check_range(name: str, ids: Int64Array, bound: int) -> None:
         raise ValueError(f"{name} must lie in 0..{bound - 1}")
 
 
-def _degree(graph: Graph, n_id: Int64Array, exclusion: Exclusion, slot: npt.NDArray[np.int32]) -> Int64Array:
-    ptr = _kernels.count_neighbors(_kernels.read_only(graph.indptr), n_id, slot, exclusion.ptr, -1)
-    degree: Int64Array = np.diff(ptr)
-    return degree
+class _Expansion:
+    """The state of one call: nodes found so far, their rows, and what is excluded from them."""
 
+    def __init__(
+        self, graph: Graph, n_id: Int64Array, exclusion: Exclusion, local: npt.NDArray[np.int32]
+    ) -> None:
+        self.indptr, self.indices = _kernels.read_only(graph.indptr), _kernels.read_only(graph.indices)
+        self.exclusion, self.local = exclusion, local
+        self.n_id = n_id[:0]
+        self.start = self.remaining = np.empty(0, np.int64)
+        self._append(n_id)
 
-@dataclass
-class _Tables:
-    """Node number -> local number, and node number -> row of the exclusion; -1 everywhere between calls."""
+    def _append(self, found: Int64Array) -> None:
+        """Take up newly found nodes (labelled in ``local`` already)."""
+        known = self.n_id.size
+        start, remaining = _kernels.row_bounds(self.indptr, found)
+        rows = self.local[self.exclusion.nodes].astype(np.int64) - known
+        new = rows >= 0
+        remaining[rows[new]] -= np.diff(self.exclusion.ptr)[new]
+        self.n_id = np.concatenate([self.n_id, found])
+        self.start = np.concatenate([self.start, start])
+        self.remaining = np.concatenate([self.remaining, remaining])
 
-    local: npt.NDArray[np.int32]
-    slot: npt.NDArray[np.int32]
+    def hop(self, fan_out: int, key: np.uint64) -> Block:
+        """Expand every node known so far."""
+        num_dst = self.n_id.size
+        ptr = _kernels.sample_pointers(self.remaining, fan_out)
+        entries = _kernels.draw_entries(self.n_id, self.start, self.remaining, ptr, key, fan_out)
+        exclusion = self.exclusion
+        rows = self.local[exclusion.nodes].astype(np.int64)
+        _kernels.skip_excluded(rows, exclusion.ptr, exclusion.entries, ptr, entries)
+        found = np.empty(min(entries.size, self.local.size - num_dst), np.int64)
+        num_found = _kernels.label_sources(self.indices, entries, self.local, num_dst, found)
+        self._append(found[:num_found])
+        return Block(ptr, entries, num_dst, self.n_id.size)
 
 
 class NeighborSampling:
     """Uniform neighbour sampling without replacement over one graph.
 
-    Several threads may call one instance: each call borrows tables of N numbers from a pool that grows to as
-    many as were ever in use at once, and gives them back clean. Compiled code runs without the GIL.
+    Several threads may call one instance: each call borrows a table of N numbers (node -> local number) from
+    a pool that grows to as many as were ever in use at once, and gives it back clean. Compiled code runs
+    without the GIL.
     """
 
     def __init__(self, graph: Graph, num_neighbors: Sequence[int], seed: int) -> None:
@@ -132,9 +153,7 @@ class NeighborSampling:
         self.graph = graph
         self.num_neighbors = tuple(num_neighbors)
         self.seed = seed
-        self._indptr = _kernels.read_only(graph.indptr)
-        self._indices = _kernels.read_only(graph.indices)
-        self._pool: list[_Tables] = []
+        self._pool: list[npt.NDArray[np.int32]] = []
 
     def sample(
         self, seeds: npt.NDArray[np.integer], epoch: int, step: int, excluded: Edges | None = None
@@ -151,49 +170,26 @@ class NeighborSampling:
         n_id = np.array(seeds, dtype=np.int64)
         _check_range("seeds", n_id, self.graph.num_nodes)
         exclusion = find_exclusion(self.graph, excluded)
-        tables = self._borrow(with_slots=exclusion.nodes.size > 0)
-        twice = _kernels.label_seeds(n_id, tables.local)
+        local = self._borrow()
+        twice = _kernels.label_seeds(n_id, local)
         if twice >= 0:
-            _kernels.forget(n_id[:twice], tables.local)
-            self._pool.append(tables)
+            _kernels.forget(n_id[:twice], local)
+            self._pool.append(local)
             raise ValueError(f"seed {n_id[twice]} stands twice")
-        slot = tables.slot if exclusion.nodes.size else _NO_TABLE
-        slot[exclusion.nodes] = np.arange(exclusion.nodes.size, dtype=np.int32)
-        blocks = []
-        for hop, fan_out in enumerate(self.num_neighbors):
-            key = np.uint64(derive(self.seed, Purpose.NEIGHBOURS, epoch, step, hop))
-            n_id, block = self._expand(n_id, fan_out, key, exclusion, slot, tables.local)
-            blocks.append(block)
-        degree = _degree(self.graph, n_id, exclusion, slot)
-        _kernels.forget(n_id, tables.local)
-        _kernels.forget(exclusion.nodes, tables.slot)
-        self._pool.append(tables)
-        return SampledGraph(n_id, tuple(blocks), degree)
+        expansion = _Expansion(self.graph, n_id, exclusion, local)
+        blocks = tuple(
+            expansion.hop(fan_out, np.uint64(derive(self.seed, Purpose.NEIGHBOURS, epoch, step, hop)))
+            for hop, fan_out in enumerate(self.num_neighbors)
+        )
+        _kernels.forget(expansion.n_id, local)
+        self._pool.append(local)
+        return SampledGraph(expansion.n_id, blocks, expansion.remaining)
 
-    def _borrow(self, *, with_slots: bool) -> _Tables:
+    def _borrow(self) -> npt.NDArray[np.int32]:
         try:
-            tables = self._pool.pop()
+            return self._pool.pop()
         except IndexError:
-            tables = _Tables(np.full(self.graph.num_nodes, -1, np.int32), _NO_TABLE)
-        if with_slots and not tables.slot.size:
-            tables.slot = np.full(self.graph.num_nodes, -1, np.int32)
-        return tables
-
-    def _expand(
-        self,
-        nodes: Int64Array,
-        fan_out: int,
-        key: np.uint64,
-        exclusion: Exclusion,
-        slot: npt.NDArray[np.int32],
-        local: npt.NDArray[np.int32],
-    ) -> tuple[Int64Array, Block]:
-        ptr = _kernels.count_neighbors(self._indptr, nodes, slot, exclusion.ptr, fan_out)
-        entries = _kernels.draw_entries(self._indptr, nodes, slot, exclusion.ptr, exclusion.places, ptr, key)
-        n_id = np.empty(min(nodes.size + entries.size, self.graph.num_nodes), np.int64)
-        n_id[: nodes.size] = nodes
-        sources, known = _kernels.label_sources(self._indices, entries, local, n_id, nodes.size)
-        return n_id[:known].copy(), Block(ptr, sources, nodes.size, known)
+            return np.full(self.graph.num_nodes, -1, np.int32)
 
 
 def full_blocks(graph: Graph, num_layers: int, excluded: Edges | None = None) -> SampledGraph:
@@ -202,12 +198,7 @@ def full_blocks(graph: Graph, num_layers: int, excluded: Edges | None = None) ->
     Raises:
         ValueError: ``excluded`` is malformed.
     """
-    exclusion = find_exclusion(graph, excluded)
-    n_id = np.arange(graph.num_nodes, dtype=np.int64)
-    slot = np.full(graph.num_nodes if exclusion.nodes.size else 0, -1, np.int32)
-    slot[exclusion.nodes] = np.arange(exclusion.nodes.size, dtype=np.int32)
-    indptr = _kernels.read_only(graph.indptr)
-    ptr = _kernels.count_neighbors(indptr, n_id, slot, exclusion.ptr, -1)
-    entries = _kernels.draw_entries(indptr, n_id, slot, exclusion.ptr, exclusion.places, ptr, np.uint64(0))
-    block = Block(ptr, graph.indices[entries].astype(np.int64), graph.num_nodes, graph.num_nodes)
-    return SampledGraph(n_id, (block,) * num_layers, np.diff(ptr))
+    nodes = np.arange(graph.num_nodes, dtype=np.int64)
+    expansion = _Expansion(graph, nodes, find_exclusion(graph, excluded), nodes.astype(np.int32))
+    block = expansion.hop(-1, np.uint64(0))
+    return SampledGraph(expansion.n_id, (block,) * num_layers, expansion.remaining)
