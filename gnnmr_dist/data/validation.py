@@ -1,0 +1,175 @@
+"""The rules of a data set directory (docs/data-format.md): each breach is one line naming file and row."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from gnnmr_dist.data.feature_tables import check_features, open_features
+from gnnmr_dist.data.format import (
+    SPLITS,
+    Manifest,
+    ModalityInfo,
+    data_files,
+    modality_file,
+    split_file,
+    vocabulary_file,
+)
+from gnnmr_dist.data.graph import open_graph
+from gnnmr_dist.data.interactions import (
+    Keys,
+    check_columns,
+    check_disjoint,
+    check_interactions,
+    check_num_rows,
+    open_parquet,
+    read_interactions,
+)
+from gnnmr_dist.errors import bad_input
+
+
+def check_files(directory: Path, manifest: Manifest, *, checksums: bool) -> None:
+    """Raise InputError unless all files lie inside the directory with the size (and checksum) promised."""
+    root = directory.resolve()
+    for path in data_files(manifest.modalities):
+        file, info = directory / path, manifest.files[path]
+        if not file.resolve().is_relative_to(root):
+            raise bad_input(file, "a file inside the data set", f"a link to {file.resolve()}")
+        if not file.is_file():
+            raise bad_input(file, "a file", "a directory" if file.exists() else "nothing there")
+        if file.stat().st_size != info.bytes:
+            raise bad_input(file, f"{info.bytes} bytes", file.stat().st_size)
+        if checksums and (found := file_sha256(file)) != info.sha256:
+            raise bad_input(file, f"sha256 {info.sha256[:12]}...", f"{found[:12]}...")
+
+
+def file_sha256(file: Path) -> str:
+    """SHA-256 of a file's content, hexadecimal."""
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def check_structure(directory: Path, manifest: Manifest) -> None:
+    """Raise InputError unless schemas, types, numbers of rows and array shapes are those promised."""
+    for split in SPLITS:
+        file = directory / split_file(split)
+        parquet = open_parquet(file)
+        check_columns(file, parquet.schema_arrow)
+        check_num_rows(file, manifest.splits[split], parquet.metadata.num_rows)
+    for name, rows in (("users", manifest.num_users), ("items", manifest.num_items)):
+        check_nodes(directory / f"{name}.parquet", rows)
+    for info in manifest.modalities:
+        open_features(directory / modality_file(info.name), info, manifest.num_items)
+        if info.kind != "dense":
+            check_vocabulary(directory / vocabulary_file(info.name), info)
+    check_graph_shape(directory, manifest)
+
+
+def check_content(directory: Path, manifest: Manifest) -> None:
+    """Raise InputError unless every value of every file keeps the rules."""
+    read_ids(directory / "users.parquet", manifest.num_users)
+    read_ids(directory / "items.parquet", manifest.num_items)
+    keys = {}
+    for split in SPLITS:
+        interactions = read_interactions(directory, manifest, split)
+        file = directory / split_file(split)
+        keys[split] = check_interactions(file, interactions, manifest.num_users, manifest.num_items)
+    check_disjoint(directory, keys, manifest.num_items)
+    check_graph(directory, manifest, keys["train"])
+    for info in manifest.modalities:
+        file = directory / modality_file(info.name)
+        check_features(file, open_features(file, info, manifest.num_items), info)
+
+
+def check_nodes(file: Path, num_rows: int) -> None:
+    """Raise InputError unless a users or items file has the columns of one and all rows."""
+    parquet = open_parquet(file)
+    check_node_schema(file, parquet.schema_arrow)
+    check_num_rows(file, num_rows, parquet.metadata.num_rows)
+
+
+def check_node_schema(file: Path, schema: Any) -> None:
+    """Raise InputError unless an Arrow schema has ``id`` (string or int64); ``title``, if any, is string."""
+    if "id" not in schema.names:
+        raise bad_input(file, 'a column "id"', ", ".join(schema.names) or "no columns")
+    if schema.field("id").type not in (pa.string(), pa.int64()):
+        raise bad_input(file, 'column "id" of type string or int64', schema.field("id").type)
+    if "title" in schema.names and schema.field("title").type != pa.string():
+        raise bad_input(file, 'column "title" of type string', schema.field("title").type)
+
+
+def check_vocabulary(file: Path, info: ModalityInfo) -> None:
+    """Raise InputError unless a vocabulary has one string for each code."""
+    schema = open_parquet(file).schema_arrow
+    if schema.names != ["value"] or schema.field("value").type != pa.string():
+        raise bad_input(file, 'one column "value" of type string', str(schema).replace("\n", ", "))
+    values = open_parquet(file).read()["value"]
+    check_num_rows(file, info.dim, len(values))
+    if values.null_count:
+        raise bad_input(file, "a value for every code", "null", row=first_null(values))
+
+
+def check_ids(file: Path, ids: Any) -> None:
+    """Raise InputError if an original id (Arrow array) is null or stands twice."""
+    if ids.null_count:
+        raise bad_input(file, "an id", "null", row=first_null(ids))
+    codes = ids.dictionary_encode().indices.to_numpy()
+    first = np.flatnonzero(np.diff(codes, prepend=-1) != 1)  # new values get the next code each
+    if len(ids.dictionary_encode().dictionary) != len(ids):
+        row = int(first[0])
+        raise bad_input(file, "each id once", f"{ids[row].as_py()!r} again", row=row)
+
+
+def check_graph_shape(directory: Path, manifest: Manifest) -> None:
+    """Raise InputError unless the graph's arrays have the dtypes and shapes that the manifest implies."""
+    num_nodes = manifest.num_users + manifest.num_items
+    wanted = {"indptr": ("int64", (num_nodes + 1,)), "indices": ("int32", (2 * manifest.splits["train"],))}
+    for name, (dtype, shape) in wanted.items():
+        file = directory / "graph" / f"{name}.npy"
+        try:
+            array = np.load(file, mmap_mode="r", allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise bad_input(file, "a NumPy array", "bytes of another or a damaged format") from error
+        if not isinstance(array, np.ndarray) or str(array.dtype) != dtype or array.shape != shape:
+            got = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else "an archive"
+            raise bad_input(file, f"{dtype} {list(shape)}", got)
+
+
+def check_graph(directory: Path, manifest: Manifest, train: Keys) -> None:
+    """Raise InputError unless the graph is that of the train interactions (sorted keys int64 [E])."""
+    graph = open_graph(directory / "graph", manifest.num_users, manifest.num_items)
+    users, items = np.divmod(train, manifest.num_items)
+    degree = np.concatenate(
+        [np.bincount(users, minlength=manifest.num_users), np.bincount(items, minlength=manifest.num_items)]
+    )
+    users_of_items = np.sort(items * manifest.num_users + users) % manifest.num_users
+    indices = np.concatenate([items + manifest.num_users, users_of_items])
+    for name, got, expected in (
+        ("indptr", graph.indptr, np.concatenate([[0], np.cumsum(degree)])),
+        ("indices", graph.indices, indices),
+    ):
+        if not np.array_equal(got, expected):
+            position = int(np.argmax(got != expected))
+            raise bad_input(
+                directory / "graph" / f"{name}.npy",
+                f"{expected[position]} (from train.parquet)",
+                got[position],
+                row=position,
+            )
+
+
+def read_ids(file: Path, num_rows: int) -> Any:
+    """Column ``id`` (Arrow array) of a users or items file; InputError if it breaks a rule."""
+    check_nodes(file, num_rows)
+    ids = open_parquet(file).read(columns=["id"])["id"].combine_chunks()
+    check_ids(file, ids)
+    return ids
+
+
+def first_null(values: Any) -> int:
+    """Row of the first null of an Arrow array that has one."""
+    return int(np.argmax(values.is_null().to_numpy(zero_copy_only=False)))

@@ -1,0 +1,181 @@
+"""Local paths and any pyarrow file system (s3://, gs://, file://...) behind a few functions, atomic writes.
+
+An *address* is a plain local path or a URI. Plain paths never go through URI parsing, so blanks, ``%`` and
+relative paths mean what they say. ``file://`` is treated like any other URI, that is as remote: data behind
+it are copied to the node's cache first, which is what one wants of a slow shared mount; give the plain path
+to use files where they are.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+from pyarrow import fs
+
+from gnnmr_dist.errors import InputError
+
+Address = str | os.PathLike[str]
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+
+
+class Location(NamedTuple):
+    """Where an address leads: a pyarrow file system, the path on it, and whether it is a plain local path."""
+
+    filesystem: Any
+    path: str
+    is_local: bool
+
+
+def is_uri(address: Address) -> bool:
+    """Whether the address is a URI (``scheme://...``) rather than a plain path."""
+    return isinstance(address, str) and _URI.match(address) is not None
+
+
+def resolve(address: Address) -> Location:
+    """The file system and path of an address; plain paths become absolute.
+
+    Raises:
+        InputError: the URI's scheme is unknown or the URI is malformed.
+    """
+    if not is_uri(address):
+        return Location(fs.LocalFileSystem(), os.path.abspath(address), True)
+    try:
+        filesystem, path = fs.FileSystem.from_uri(address)
+    except (pa.ArrowException, ValueError, OSError) as error:
+        raise InputError(f"{address}: expected a path or a URI that pyarrow can open, got {error}") from error
+    return Location(filesystem, path, False)
+
+
+def join(address: Address, *parts: str) -> str:
+    """The address of something below ``address``; ``parts`` are plain names or relative paths."""
+    base = os.fspath(address)
+    return "/".join([base.rstrip("/"), *parts]) if is_uri(base) else os.path.join(base, *parts)
+
+
+def exists(address: Address) -> bool:
+    """Whether a file or directory stands at the address."""
+    location = resolve(address)
+    return bool(location.filesystem.get_file_info(location.path).type != fs.FileType.NotFound)
+
+
+def list_files(address: Address) -> list[str]:
+    """Paths of all files below the address, relative to it, sorted; empty if nothing is there."""
+    location = resolve(address)
+    selector = fs.FileSelector(location.path, recursive=True, allow_not_found=True)
+    root = location.path.rstrip("/") + "/"
+    infos = location.filesystem.get_file_info(selector)
+    return sorted(info.path.removeprefix(root) for info in infos if info.type == fs.FileType.File)
+
+
+def read_bytes(address: Address) -> bytes:
+    """The whole content of a file.
+
+    Raises:
+        FileNotFoundError: no such file.
+    """
+    location = resolve(address)
+    with location.filesystem.open_input_stream(location.path, compression=None) as stream:
+        return bytes(stream.readall())
+
+
+def write_bytes_atomic(address: Address, data: bytes) -> None:
+    """Write a file so that readers see the old content or all of the new, never a part.
+
+    On local disks: temporary file beside it, fsync, rename. Object stores show an object only once complete.
+    Missing parent directories are made.
+    """
+    location = resolve(address)
+    if location.filesystem.type_name != "local":
+        location.filesystem.create_dir(os.path.dirname(location.path), recursive=True)
+        with location.filesystem.open_output_stream(location.path, compression=None) as stream:
+            stream.write(data)
+        return
+    target = Path(location.path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _sibling(target)
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _fsync(target.parent)
+
+
+@contextmanager
+def atomic_directory(target: Path) -> Iterator[Path]:
+    """A new directory beside ``target`` to fill; on leaving it is synced to disk and renamed to ``target``.
+
+    If the body fails, the directory is removed and ``target`` is left as it was. ``target`` must not exist by
+    then, or be an empty directory.
+
+    Raises:
+        OSError: ``target`` is a file or a directory that is not empty.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _sibling(target)
+    temporary.mkdir()
+    try:
+        yield temporary
+        for directory, _, names in os.walk(temporary):
+            for name in names:
+                _fsync(Path(directory, name))
+            _fsync(Path(directory))
+        os.rename(temporary, target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    _fsync(target.parent)
+
+
+def copy_tree(source: Address, destination: Address, *, last: str | None = None) -> None:
+    """Copy all files below ``source`` to below ``destination``, either of them local or remote.
+
+    ``last`` names the file (relative path) to copy after all others: the one that says the rest is complete.
+
+    Raises:
+        FileNotFoundError: there is no file below ``source``.
+    """
+    names = list_files(source)
+    if not names:
+        raise FileNotFoundError(f"{os.fspath(source)}: no files to copy")
+    origin, target = resolve(source), resolve(destination)
+    for name in sorted(names, key=lambda name: (name == last, name)):
+        path = f"{target.path.rstrip('/')}/{name}"
+        target.filesystem.create_dir(os.path.dirname(path), recursive=True)
+        fs.copy_files(
+            f"{origin.path.rstrip('/')}/{name}",
+            path,
+            source_filesystem=origin.filesystem,
+            destination_filesystem=target.filesystem,
+        )
+
+
+def remove_tree(address: Address) -> None:
+    """Remove a directory and everything below it; nothing happens if it is not there."""
+    location = resolve(address)
+    if exists(address):
+        location.filesystem.delete_dir(location.path)
+
+
+def _sibling(target: Path) -> Path:
+    return target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.tmp"
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
