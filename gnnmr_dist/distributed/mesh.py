@@ -1,0 +1,156 @@
+"""The replica x modality mesh: the one object that knows ranks, with a one-process twin.
+
+W workers = R replicas x G modality groups; rank = replica * G + group. Scores are gathered over the modality axis
+(workers of one replica), gradients are summed over the replica axis (workers of one group).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def shares(total: int, parts: int) -> list[range]:
+    """0..total-1 cut into contiguous near-equal ranges, the longer ones first; some are empty when parts > total."""
+    base, extra = divmod(total, parts)
+    starts = [p * base + min(p, extra) for p in range(parts + 1)]
+    return [range(a, b) for a, b in zip(starts[:-1], starts[1:], strict=True)]
+
+
+def modality_groups(num_workers: int, num_modalities: int) -> int:
+    """G: the largest divisor of the number of workers that is not above the number of modalities."""
+    return max(g for g in range(1, num_workers + 1) if num_workers % g == 0 and g <= num_modalities)
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """A worker's place among all, and the collectives of training.
+
+    With one worker every collective is the identity and no process group exists.
+    """
+
+    rank: int
+    world_size: int
+    num_modalities: int
+    groups: int
+    device: torch.device
+    modality_axis: dist.ProcessGroup | None = None
+    replica_axis: dist.ProcessGroup | None = None
+
+    @property
+    def replicas(self) -> int:
+        """R."""
+        return self.world_size // self.groups
+
+    @property
+    def replica(self) -> int:
+        """This worker's place on the replica axis."""
+        return self.rank // self.groups
+
+    @property
+    def group(self) -> int:
+        """This worker's place on the modality axis."""
+        return self.rank % self.groups
+
+    @property
+    def hosted(self) -> range:
+        """The modalities this worker trains."""
+        return shares(self.num_modalities, self.groups)[self.group]
+
+    def gather_modalities(self, own: Tensor) -> Tensor:
+        """All modalities' tensors [M, ...] in the order of modalities, from this worker's own [hosted, ...].
+
+        Bytes each worker receives: (G - 1) * ceil(M / G) * own[0].nbytes; groups that host fewer send padding.
+        """
+        if self.groups == 1:
+            return own
+        sizes = [len(part) for part in shares(self.num_modalities, self.groups)]
+        padded = own.new_zeros((max(sizes), *own.shape[1:]))
+        padded[: own.shape[0]] = own
+        slots = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(slots, padded, group=self.modality_axis)
+        return torch.cat([slot[:size] for slot, size in zip(slots, sizes, strict=True)])
+
+    def sum_replicas(self, tensors: list[Tensor]) -> None:
+        """Add ``tensors`` up over the replica axis, in place, as one message per dtype."""
+        if self.replicas == 1 or not tensors:
+            return
+        flat = torch.cat([t.reshape(-1) for t in tensors])
+        dist.all_reduce(flat, group=self.replica_axis)
+        position = 0
+        for t in tensors:
+            t.copy_(flat[position : position + t.numel()].view_as(t))
+            position += t.numel()
+
+    def sum_world(self, t: Tensor) -> None:
+        """Add ``t`` up over all workers, in place."""
+        if self.world_size > 1:
+            dist.all_reduce(t)
+
+    def gather_world(self, own: Tensor) -> list[Tensor]:
+        """Every worker's tensor, in order of rank; first axes may differ in length, the others may not."""
+        if self.world_size == 1:
+            return [own]
+        length = torch.tensor([own.shape[0]], device=own.device)
+        lengths = [torch.empty_like(length) for _ in range(self.world_size)]
+        dist.all_gather(lengths, length)
+        longest = max(int(n) for n in lengths)
+        padded = own.new_zeros((longest, *own.shape[1:]))
+        padded[: own.shape[0]] = own
+        slots = [torch.empty_like(padded) for _ in range(self.world_size)]
+        dist.all_gather(slots, padded)
+        return [slot[: int(n)] for slot, n in zip(slots, lengths, strict=True)]
+
+    def barrier(self) -> None:
+        """Wait until every worker is here."""
+        if self.world_size > 1:
+            self.sum_world(torch.zeros(1, device=self.device))
+
+
+def one_process(num_modalities: int, device: torch.device | None = None) -> Mesh:
+    """The mesh of a single process that hosts every modality."""
+    return Mesh(0, 1, num_modalities, 1, device or torch.device("cpu"))
+
+
+def process_mesh(
+    num_modalities: int, *, groups: int = 0, device: torch.device | None = None, timeout_seconds: float = 300.0
+) -> Mesh:
+    """This process's place, from torch's default process group; every worker must call it together.
+
+    Args:
+        groups: G, 0 = :func:`modality_groups`.
+
+    Raises:
+        ValueError: ``groups`` does not divide the number of workers or exceeds the number of modalities.
+    """
+    rank, world = dist.get_rank(), dist.get_world_size()
+    groups = check_groups(world, num_modalities, groups)
+    device = device or torch.device("cpu")
+    if world == 1:
+        return one_process(num_modalities, device)
+    timeout = timedelta(seconds=timeout_seconds)
+    replica, group = divmod(rank, groups)
+    modality_axis = replica_axis = None
+    for r in range(world // groups):
+        made = dist.new_group([r * groups + g for g in range(groups)], timeout=timeout)
+        modality_axis = made if r == replica else modality_axis
+    for g in range(groups):
+        made = dist.new_group([r * groups + g for r in range(world // groups)], timeout=timeout)
+        replica_axis = made if g == group else replica_axis
+    return Mesh(rank, world, num_modalities, groups, device, modality_axis, replica_axis)
+
+
+def check_groups(num_workers: int, num_modalities: int, groups: int) -> int:
+    """G for so many workers: ``groups`` if it fits, the default when 0; raises ValueError when it does not fit."""
+    if groups == 0:
+        return modality_groups(num_workers, num_modalities)
+    if num_workers % groups or groups > num_modalities:
+        raise ValueError(
+            f"modality_groups = {groups} must divide num_workers = {num_workers} and be at most "
+            f"the number of modalities, {num_modalities}"
+        )
+    return groups

@@ -1,0 +1,139 @@
+"""One hop of message passing as tensors, and the products that run over it.
+
+Axes: E edges of the block, S source rows, D destination rows, H heads, c channels per head.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+
+@dataclass(frozen=True)
+class Block:
+    """CSR from destinations to sources: the sources of destination v are ``source[indptr[v]:indptr[v + 1]]``.
+
+    ``destination`` [E] repeats each row number; ``degree_source`` [S] and ``degree_destination`` [D] are degrees in the
+    whole graph (float), of which the block may hold only a sample.
+    """
+
+    indptr: Tensor
+    source: Tensor
+    destination: Tensor
+    degree_source: Tensor
+    degree_destination: Tensor
+
+    @property
+    def num_destinations(self) -> int:
+        """D."""
+        return self.indptr.numel() - 1
+
+    @property
+    def num_edges(self) -> int:
+        """E."""
+        return self.source.numel()
+
+    def sampled(self) -> Tensor:
+        """Number of edges of every destination in this block, float [D]."""
+        return self.indptr.diff().to(self.degree_destination.dtype)
+
+    def to(self, device: torch.device) -> Block:
+        """The same block on a device."""
+        return Block(
+            *(
+                t.to(device, non_blocking=True)
+                for t in (self.indptr, self.source, self.destination, self.degree_source, self.degree_destination)
+            )
+        )
+
+
+def make_block(indptr: Tensor, source: Tensor, degree_source: Tensor, degree_destination: Tensor) -> Block:
+    """A block from its CSR arrays; raises ValueError when they do not fit together."""
+    num_destinations = indptr.numel() - 1
+    if degree_destination.numel() != num_destinations:
+        raise ValueError(f"{num_destinations} destinations but {degree_destination.numel()} degrees")
+    destination = torch.repeat_interleave(torch.arange(num_destinations, device=indptr.device), indptr.diff())
+    if destination.numel() != source.numel():
+        raise ValueError(f"indptr ends at {destination.numel()} but there are {source.numel()} sources")
+    return Block(indptr, source, destination, degree_source, degree_destination)
+
+
+class _WeightedSum(Function):
+    """out[v] = sum over edges e into v of weight[e] * x[source[e]], per head, as CSR products in both directions."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, x: Tensor, block: Block) -> Tensor:
+        ctx.save_for_backward(weight, x)
+        ctx.block = block
+        return _csr_product(block.indptr, block.source, weight, x)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[no-untyped-call,untyped-decorator]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        weight, x = ctx.saved_tensors
+        block = ctx.block
+        grad_weight = grad_x = None
+        if ctx.needs_input_grad[0]:
+            grad_weight = (grad[block.destination] * x[block.source]).sum(dim=-1)
+        if ctx.needs_input_grad[1]:
+            order = torch.argsort(block.source, stable=True)
+            indptr = torch.zeros(x.shape[0] + 1, dtype=torch.int64, device=x.device)
+            torch.cumsum(torch.bincount(block.source, minlength=x.shape[0]), dim=0, out=indptr[1:])
+            grad_x = _csr_product(indptr, block.destination[order], weight[order], grad)
+        return grad_weight, grad_x, None
+
+
+def _csr_product(indptr: Tensor, column: Tensor, weight: Tensor, x: Tensor) -> Tensor:
+    """[D, H, c] from CSR with weights [E, H] and rows x [S, H, c]; D = indptr's rows."""
+    shape = (indptr.numel() - 1, x.shape[0])
+    outputs = []
+    for h in range(x.shape[1]):
+        matrix = torch.sparse_csr_tensor(indptr, column, weight[:, h].contiguous(), shape, check_invariants=False)
+        outputs.append(matrix @ x[:, h])
+    return torch.stack(outputs, dim=1)
+
+
+def weighted_sum(weight: Tensor, x: Tensor, block: Block) -> Tensor:
+    """Sum of source rows into destinations.
+
+    Args:
+        weight: [E, H].
+        x: [S, H, c].
+        block: E edges over S sources and D destinations.
+
+    Returns:
+        [D, H, c]; zero rows where a destination has no edge.
+    """
+    out: Tensor = _WeightedSum.apply(weight, x, block)  # type: ignore[no-untyped-call]
+    return out
+
+
+def edge_softmax(logits: Tensor, block: Block, self_logits: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    """Softmax of edge logits over the edges into each destination (Eq. 4), an own self-loop included if given.
+
+    Args:
+        logits: [E, H].
+        block: the edges.
+        self_logits: [D, H], logits of a self-loop at every destination, or None.
+
+    Returns:
+        weights [E, H] and self-loop weights [D, H] (None without them). A destination without edges and without
+        self-loop has nothing to sum.
+    """
+    shape = (block.num_destinations, logits.shape[1])
+    index = block.destination
+    with torch.no_grad():
+        peak = logits.new_full(shape, float("-inf")) if self_logits is None else self_logits.detach().clone()
+        peak = peak.index_reduce_(0, index, logits.detach(), "amax", include_self=True)
+    weight = torch.exp(logits - peak[index])
+    total = weight.new_zeros(shape).index_add(0, index, weight)
+    if self_logits is None:
+        return weight / total[index], None
+    own = torch.exp(self_logits - peak)
+    total = total + own
+    return weight / total[index], own / total
