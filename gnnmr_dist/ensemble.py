@@ -47,7 +47,7 @@ def concatenation(
 
 
 def average(users: Sequence[Tensor], items: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """GNNMR-ave (method eq. 11): users [U, d], items [I, d]; score = (mean h_u) . (mean h_i), with cross terms.
+    """GNNMR-ave (method eq. 11): users [U, d], items [I, d]; score = (mean h_u) . (mean h_i), cross terms too.
 
     Raises:
         ValueError: tables do not fit each other, or modalities have different d.
@@ -59,8 +59,8 @@ def average(users: Sequence[Tensor], items: Sequence[Tensor]) -> tuple[Tensor, T
 def aligned_average(users: Sequence[Tensor], items: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """As :func:`average`, after each modality was rotated onto the first (:func:`procrustes_rotation`).
 
-    The rotation R_m is fitted on users and items stacked, and is orthogonal: (h_u R) . (h_i R) = h_u . h_i, so
-    no modality's own scores change; only the cross terms of the average do.
+    The rotation R is fitted on users and items stacked, and is orthogonal: (h_u R) . (h_i R) = h_u . h_i,
+    so no modality's own scores change; only the cross terms of the average do.
 
     Raises:
         ValueError: tables do not fit each other, or modalities have different d.

@@ -41,7 +41,7 @@ def rank_metrics(
     With hits h_1..h_K in {0, 1} along the list and T relevant items:
     Recall = sum h / T; Precision = sum h / K; HitRate = 1 if any h, else 0;
     MRR = 1 / first position with h = 1, else 0;
-    NDCG = sum h_p / log2(p + 1), divided by its value for min(K, T) leading hits (Järvelin and Kekäläinen 2002);
+    NDCG = sum h_p / log2(p + 1) over its value for min(K, T) leading hits (Järvelin and Kekäläinen 2002);
     AveragePopularity (only with ``item_counts``) = mean train count of the list's items, 0 for an empty list.
 
     Args:

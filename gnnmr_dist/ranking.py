@@ -32,7 +32,7 @@ SCORES_PER_BLOCK = 1 << 24
 class ItemLists:
     """One list of items per row, a CSR without values: ``items[indptr[r]:indptr[r + 1]] - first_item``.
 
-    ``indptr`` int64 [rows + 1]; ``items`` integers; ``first_item`` is the number that item 0 has in ``items``,
+    ``indptr`` int64 [rows + 1]; ``items`` integers; ``first_item`` is the number of item 0 in ``items``,
     so that the users' rows of a memory-mapped graph serve as they are. Items of a row are unique.
     """
 
