@@ -134,12 +134,55 @@ class _Expansion:
         return Block(ptr, entries, num_dst, self.n_id.size)
 
 
+class TablePool:
+    """Tables node number -> local number, int32 [N], -1 everywhere while in the pool.
+
+    Taking and giving back are atomic, so threads may share a pool; it grows to as many tables as were ever in
+    use at once. Giving back costs only the nodes touched.
+    """
+
+    def __init__(self, num_nodes: int) -> None:
+        self.num_nodes = num_nodes
+        self._spare: list[npt.NDArray[np.int32]] = []
+
+    def take(self, seeds: Int64Array) -> npt.NDArray[np.int32]:
+        """A table in which the seeds are numbered 0.. in order.
+
+        Raises:
+            ValueError: a seed stands twice or is out of range.
+        """
+        _check_range("seeds", seeds, self.num_nodes)
+        try:
+            local = self._spare.pop()
+        except IndexError:
+            local = np.full(self.num_nodes, -1, np.int32)
+        twice = _kernels.label_seeds(seeds, local)
+        if twice >= 0:
+            self.give(local, seeds[:twice])
+            raise ValueError(f"seed {seeds[twice]} stands twice")
+        return local
+
+    def give(self, local: npt.NDArray[np.int32], touched: Int64Array) -> None:
+        """Clear the table at ``touched``, all nodes it numbers, and put it back."""
+        _kernels.forget(touched, local)
+        self._spare.append(local)
+
+
+def check_fan_outs(num_neighbors: Sequence[int]) -> tuple[int, ...]:
+    """The fan-outs as a tuple.
+
+    Raises:
+        ValueError: a fan-out is neither -1 nor positive.
+    """
+    if any(k < 1 and k != -1 for k in num_neighbors):
+        raise ValueError(f"each fan-out must be -1 or positive, got {list(num_neighbors)}")
+    return tuple(num_neighbors)
+
+
 class NeighborSampling:
     """Uniform neighbour sampling without replacement over one graph.
 
-    Several threads may call one instance: each call borrows a table of N numbers (node -> local number) from
-    a pool that grows to as many as were ever in use at once, and gives it back clean. Compiled code runs
-    without the GIL.
+    Several threads may call one instance; compiled code runs without the GIL.
     """
 
     def __init__(self, graph: Graph, num_neighbors: Sequence[int], seed: int) -> None:
@@ -148,12 +191,10 @@ class NeighborSampling:
         Raises:
             ValueError: a fan-out is neither -1 nor positive.
         """
-        if any(k < 1 and k != -1 for k in num_neighbors):
-            raise ValueError(f"each fan-out must be -1 or positive, got {list(num_neighbors)}")
         self.graph = graph
-        self.num_neighbors = tuple(num_neighbors)
+        self.num_neighbors = check_fan_outs(num_neighbors)
         self.seed = seed
-        self._pool: list[npt.NDArray[np.int32]] = []
+        self._tables = TablePool(graph.num_nodes)
 
     def sample(
         self, seeds: npt.NDArray[np.integer], epoch: int, step: int, excluded: Edges | None = None
@@ -168,28 +209,15 @@ class NeighborSampling:
             ValueError: a seed stands twice or is out of range, or ``excluded`` is malformed.
         """
         n_id = np.array(seeds, dtype=np.int64)
-        _check_range("seeds", n_id, self.graph.num_nodes)
         exclusion = find_exclusion(self.graph, excluded)
-        local = self._borrow()
-        twice = _kernels.label_seeds(n_id, local)
-        if twice >= 0:
-            _kernels.forget(n_id[:twice], local)
-            self._pool.append(local)
-            raise ValueError(f"seed {n_id[twice]} stands twice")
+        local = self._tables.take(n_id)
         expansion = _Expansion(self.graph, n_id, exclusion, local)
         blocks = tuple(
             expansion.hop(fan_out, np.uint64(derive(self.seed, Purpose.NEIGHBOURS, epoch, step, hop)))
             for hop, fan_out in enumerate(self.num_neighbors)
         )
-        _kernels.forget(expansion.n_id, local)
-        self._pool.append(local)
+        self._tables.give(local, expansion.n_id)
         return SampledGraph(expansion.n_id, blocks, expansion.remaining)
-
-    def _borrow(self) -> npt.NDArray[np.int32]:
-        try:
-            return self._pool.pop()
-        except IndexError:
-            return np.full(self.graph.num_nodes, -1, np.int32)
 
 
 def full_blocks(graph: Graph, num_layers: int, excluded: Edges | None = None) -> SampledGraph:
