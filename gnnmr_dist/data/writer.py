@@ -87,8 +87,8 @@ def write_dataset(
     ``users`` and ``items`` are Arrow tables with a column ``id`` (string or int64; row = number), ``splits``
     maps "train", "valid" and "test" to tables with ``user`` and ``item`` (int32) and, if wanted,
     ``timestamp`` (int64) and ``weight`` (float32). Interactions are written in ascending
-    (user, item) order, so row e of ``train.parquet`` is train edge e of the graph. A local data set appears by
-    one rename; at a URI the manifest is uploaded last.
+    (user, item) order, so row e of ``train.parquet`` is train edge e of the graph. A local data set
+    appears by one rename; at a URI the manifest is uploaded last.
 
     Raises:
         InputError: ``output`` exists and is not an empty directory, or the data break a rule of
