@@ -116,9 +116,6 @@ def check_features(file: Path, table: FeatureTable, info: ModalityInfo) -> None:
         InputError: a value is not finite or a code out of range (row named), a missing dense row is not
             zeros, a missing bag has codes, or the count of missing rows is not the one promised.
     """
-    missing = int(table.num_rows - np.count_nonzero(table.present))
-    if missing != info.missing:
-        raise bad_input(file, f"{info.missing} missing rows", missing)
     if isinstance(table, DenseTable):
         _check_dense(file, table)
     elif isinstance(table, CategoryTable):
@@ -128,6 +125,9 @@ def check_features(file: Path, table: FeatureTable, info: ModalityInfo) -> None:
             raise bad_input(file, f"a code in 0..{info.dim - 1}", table.codes[row], row=row)
     else:
         _check_bag(file, table, info.dim)
+    missing = int(table.num_rows - np.count_nonzero(table.present))
+    if missing != info.missing:
+        raise bad_input(file, f"{info.missing} missing rows", missing)
 
 
 def _check_dense(file: Path, table: DenseTable) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gnnmr_dist.data.feature_tables import FeatureTable, arrow_type, check_features, to_features
+from gnnmr_dist.data.feature_tables import arrow_type, check_features, to_features
 from gnnmr_dist.data.format import (
     MANIFEST,
     SPLITS,
@@ -112,15 +112,7 @@ def seal(directory: Path, manifest: Manifest) -> Manifest:
     for path in data_files(manifest.modalities):
         file = directory / path
         files[path] = FileInfo(file.stat().st_size, file_sha256(file))
-    sealed = Manifest(
-        manifest.name,
-        manifest.num_users,
-        manifest.num_items,
-        manifest.splits,
-        manifest.modalities,
-        manifest.provenance,
-        files,
-    )
+    sealed = replace(manifest, files=files)
     (directory / MANIFEST).write_text(manifest_text(sealed), encoding="utf-8")
     return sealed
 
@@ -201,12 +193,12 @@ def _interactions(root: Path, splits: Mapping[str, Any], num_users: int, num_ite
 def _features(root: Path, data: ModalityData, num_items: int) -> tuple[ModalityInfo, Any]:
     file = root / modality_file(data.name)
     dtype = str(data.values.dtype) if data.kind == "dense" and data.values is not None else "int32"
-    missing = num_items - int(np.count_nonzero(data.present))
-    info = ModalityInfo(data.name, data.kind, data.dim, dtype, missing)
+    info = ModalityInfo(data.name, data.kind, data.dim, dtype, 0)
     check_modality(info, root / MANIFEST)
     _check_shapes(file, data, num_items)
     column = _column(data, arrow_type(info))
-    table: FeatureTable = to_features(column)
+    table = to_features(column)
+    info = replace(info, missing=num_items - int(np.count_nonzero(table.present)))
     check_features(file, table, info)
     return info, column
 
