@@ -78,7 +78,7 @@ class CounterNeighborSampler(BaseSampler):  # type: ignore[misc]
     def sample_from_edges(
         self, index: EdgeSamplerInput, neg_sampling: NegativeSampling | None = None
     ) -> SamplerOutput:
-        """The sampled subgraph around the endpoints of the links, PyG's negatives (keyed like the rest) included.
+        """The sampled subgraph around the endpoints of the links and of PyG's negatives, keyed like the rest.
 
         Raises:
             ValueError: the input has times or types.
