@@ -96,7 +96,7 @@ def fit_item_knn(
 ) -> ItemWeightScorer | BaselineSkipped:
     """score(u, i) = sum over train items j != i of u of cos(x_j, x_i), x_i the column of item i in X.
 
-    Item-based nearest neighbours (Sarwar 2001) with cosine similarity. ``neighbours`` None uses every item with
+    Item-based nearest neighbours (Sarwar 2001), cosine similarity. ``neighbours`` None uses all items with
     a positive cosine (the variant of the project's reference points); a number keeps only that many nearest j
     of each scored item i (equal similarities at the cut: smaller item number first). Dense weights, 4 I^2
     bytes: :class:`BaselineSkipped` where that exceeds ``memory_limit``.
@@ -134,7 +134,7 @@ def fit_ease(
     B minimises ||X - X B||_F^2 + l2 ||B||_F^2 with zero diagonal: B = I - P diag(1 / diag P) with
     P = (X^T X + l2 I)^-1. With fewer users than items the same scores come from K = (X X^T + l2 I)^-1 [U, U],
     as X P = K X (Woodbury): scores = X_u - (K_u X) / d with d_j = P_jj = (1 - x_j^T K x_j) / l2.
-    Cholesky in float64; then P in float32 (weights within 2e-6 of float64 at l2 = 10, 5,155 items, in half the
+    Cholesky in float64; then P in float32 (weights within 2e-6 of float64 at l2 = 10, 5,155 items; half the
     time), K in float64 because d is a difference. :class:`BaselineSkipped` where the smaller of U and I needs
     more than ``memory_limit`` bytes: 24 per entry of the squared side (Gram matrix, factor, inverse).
 

@@ -47,7 +47,7 @@ def concatenation(
 
 
 def average(users: Sequence[Tensor], items: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """GNNMR-ave (method eq. 11): users [U, d], items [I, d]; score = (mean h_u) . (mean h_i), cross terms too.
+    """GNNMR-ave (method eq. 11): users [U, d], items [I, d]; score = (mean h_u) . (mean h_i), cross terms in.
 
     Raises:
         ValueError: tables do not fit each other, or modalities have different d.
