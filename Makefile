@@ -4,7 +4,7 @@
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
-CODE := gnnmr_dist cluster tune tests benchmarks
+CODE := $(wildcard gnnmr_dist cluster tune tests benchmarks)
 
 CANDIDATES := python3 python3.13 python3.12 python3.11 python3.14
 USABLE := 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))'
