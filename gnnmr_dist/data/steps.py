@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from gnnmr_dist.data.batches import GlobalBatch, slice_rows
+from gnnmr_dist.data.feature_tables import CategoryTable, DenseTable, FeatureTable
 from gnnmr_dist.data.graph import Graph
 from gnnmr_dist.data.sampling import SampledGraph
 from gnnmr_dist.models.blocks import Block, make_block
@@ -130,12 +131,12 @@ def slice_block(graph: Graph, nodes: range, degree: Tensor) -> Block:
     return make_block(start, torch.from_numpy(source), degree, degree[nodes.start : nodes.stop])
 
 
-def gather_rows(table: Any, items: Int64Array) -> ItemRows:
+def gather_rows(table: FeatureTable, items: Int64Array) -> ItemRows:
     """One modality's rows of ``items`` [n] out of its memory-mapped table; only those rows are read."""
     present = torch.from_numpy(np.asarray(table.present[items]))
-    if table.kind == "dense":
+    if isinstance(table, DenseTable):
         return ItemRows(present, torch.from_numpy(np.asarray(table.values[items])))
-    if table.kind == "category":
+    if isinstance(table, CategoryTable):
         return ItemRows(present, torch.from_numpy(table.codes[items].astype(np.int64)))
     begin, end = table.offsets[items], table.offsets[items + 1]
     length = end - begin

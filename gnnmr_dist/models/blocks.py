@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from gnnmr_dist.models import kernels
+
 
 @dataclass(frozen=True)
 class Block:
@@ -64,28 +66,39 @@ def make_block(indptr: Tensor, source: Tensor, degree_source: Tensor, degree_des
 
 
 class _WeightedSum(Function):
-    """out[v] = sum over edges e into v of weight[e] * x[source[e]], per head, as CSR products in both directions."""
+    """out[v] = sum over edges e into v of weight[e] * x[source[e]], per head.
+
+    On the CPU two compiled loops over the CSR rows (models/kernels.py); elsewhere CSR products in both directions.
+    """
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, x: Tensor, block: Block) -> Tensor:
         ctx.save_for_backward(weight, x)
         ctx.block = block
+        if compiled(weight, x):
+            return kernels.weighted_sum(block.indptr, block.source, weight, x)
         return _csr_product(block.indptr, block.source, weight, x)
 
     @staticmethod
     @once_differentiable  # type: ignore[no-untyped-call,untyped-decorator]
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         weight, x = ctx.saved_tensors
         block = ctx.block
-        grad_weight = grad_x = None
-        if ctx.needs_input_grad[0]:
-            grad_weight = (grad[block.destination] * x[block.source]).sum(dim=-1)
-        if ctx.needs_input_grad[1]:
-            order = torch.argsort(block.source, stable=True)
-            indptr = torch.zeros(x.shape[0] + 1, dtype=torch.int64, device=x.device)
-            torch.cumsum(torch.bincount(block.source, minlength=x.shape[0]), dim=0, out=indptr[1:])
-            grad_x = _csr_product(indptr, block.destination[order], weight[order], grad)
-        return grad_weight, grad_x, None
+        if compiled(weight, x, grad):
+            return *kernels.weighted_sum_backward(block.indptr, block.source, weight, x, grad), None
+        grad_weight = (grad[block.destination] * x[block.source]).sum(dim=-1)
+        order = torch.argsort(block.source, stable=True)
+        indptr = torch.zeros(x.shape[0] + 1, dtype=torch.int64, device=x.device)
+        torch.cumsum(torch.bincount(block.source, minlength=x.shape[0]), dim=0, out=indptr[1:])
+        return grad_weight, _csr_product(indptr, block.destination[order], weight[order], grad), None
+
+
+def compiled(*tensors: Tensor) -> bool:
+    """Whether the compiled CPU loops take these tensors: float32 or float64 on the CPU, all alike."""
+    first = tensors[0]
+    return first.dtype in (torch.float32, torch.float64) and all(
+        t.device.type == "cpu" and t.dtype == first.dtype for t in tensors
+    )
 
 
 def _csr_product(indptr: Tensor, column: Tensor, weight: Tensor, x: Tensor) -> Tensor:
@@ -129,7 +142,7 @@ def edge_softmax(logits: Tensor, block: Block, self_logits: Tensor | None = None
     index = block.destination
     with torch.no_grad():
         peak = logits.new_full(shape, float("-inf")) if self_logits is None else self_logits.detach().clone()
-        peak = peak.index_reduce_(0, index, logits.detach(), "amax", include_self=True)
+        peak.scatter_reduce_(0, index.unsqueeze(1).expand_as(logits), logits.detach(), "amax", include_self=True)
     weight = torch.exp(logits - peak[index])
     total = weight.new_zeros(shape).index_add(0, index, weight)
     if self_logits is None:

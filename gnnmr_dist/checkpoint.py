@@ -1,0 +1,206 @@
+"""Checkpoints: per modality one safetensors file of weights, one of optimizer state, one of the best weights so far.
+
+``manifest.json`` names every file with size and SHA-256 beside settings, seed, versions, data digest and the place in
+training. A directory is a checkpoint only when all of that agrees; nothing else is ever loaded, and never a pickle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from gnnmr_dist import storage
+from gnnmr_dist.data.format import ModalityInfo
+from gnnmr_dist.errors import InputError, bad_input
+from gnnmr_dist.storage import Address
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+PARTS = ("weights", "optimizer", "best")
+
+
+@dataclass
+class FitState:
+    """The place in training: everything that is not a tensor. ``step`` of ``epoch`` is the next one to do."""
+
+    epoch: int = 0
+    step: int = 0
+    best_value: float | None = None
+    best_epoch: int | None = None
+    waited: int = 0
+    finished: str | None = None
+    loss_sums: list[list[float]] = field(default_factory=list)
+
+    def name(self) -> str:
+        """Directory name of a checkpoint here; names sort as positions do."""
+        return f"epoch-{self.epoch:05d}-step-{self.step:07d}"
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What a run is: written into every checkpoint and compared before one is used."""
+
+    settings: Mapping[str, Any]
+    dataset: str
+    data_digest: str
+    num_users: int
+    num_items: int
+    modalities: tuple[ModalityInfo, ...]
+    versions: Mapping[str, str]
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide results."""
+    names = ("gnnmr-dist", "torch", "torch-geometric", "ray", "numpy", "numba", "pyarrow", "safetensors")
+    return {"python": platform.python_version()} | {name: metadata.version(name) for name in names}
+
+
+def file_name(modality: str, part: str) -> str:
+    """File of one modality's ``weights``, ``optimizer`` state or ``best`` weights."""
+    return f"{modality}.{part}.safetensors"
+
+
+def write_part(directory: Path, modality: str, part: str, tensors: Mapping[str, Tensor]) -> bytes:
+    """Write one file; return its fingerprint: 8 bytes of length and 32 of SHA-256."""
+    data = save({name: t.contiguous() for name, t in tensors.items()})
+    (directory / file_name(modality, part)).write_bytes(data)
+    return len(data).to_bytes(8, "big") + hashlib.sha256(data).digest()
+
+
+def manifest_bytes(info: RunInfo, state: FitState, fingerprints: Mapping[str, bytes]) -> bytes:
+    """The content of ``manifest.json``; ``fingerprints`` maps file names to what :func:`write_part` returned."""
+    files = {
+        name: {"bytes": int.from_bytes(mark[:8], "big"), "sha256": mark[8:].hex()}
+        for name, mark in sorted(fingerprints.items())
+    }
+    content = {"format": FORMAT, "state": asdict(state), "files": files} | asdict(info)
+    return (json.dumps(content, indent=1) + "\n").encode()
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A verified checkpoint directory."""
+
+    address: str
+    info: RunInfo
+    state: FitState
+    files: Mapping[str, Mapping[str, Any]]
+
+    def tensors(self, modality: str, part: str) -> dict[str, Tensor]:
+        """One file's tensors.
+
+        Raises:
+            InputError: the file is missing or its bytes are not those of the manifest.
+        """
+        name = file_name(modality, part)
+        if name not in self.files:
+            raise bad_input(storage.join(self.address, MANIFEST), f"file {name}", "none of that name")
+        data = _verified(self.address, name, self.files[name])
+        try:
+            return load(data)
+        except SafetensorError as error:
+            raise bad_input(storage.join(self.address, name), "safetensors", str(error)) from None
+
+    def has(self, modality: str, part: str) -> bool:
+        """Whether the checkpoint holds that file."""
+        return file_name(modality, part) in self.files
+
+
+def open_checkpoint(address: Address, *, verify: bool = True) -> Checkpoint:
+    """Read a checkpoint's manifest and, with ``verify``, the bytes of every file it names.
+
+    Raises:
+        InputError: it is not a checkpoint, of another format, or damaged; one line with file, expected and got.
+    """
+    place = storage.join(address, MANIFEST)
+    if not storage.exists(place):
+        raise bad_input(str(address), "a checkpoint (a directory with manifest.json)", "no manifest.json")
+    try:
+        content = json.loads(storage.read_bytes(place))
+        if content["format"] != FORMAT:
+            raise bad_input(place, f"checkpoint format {FORMAT}", content["format"])
+        modalities = tuple(ModalityInfo(**m) for m in content["modalities"])
+        state = FitState(**content["state"])
+        files = {str(k): {"bytes": int(v["bytes"]), "sha256": str(v["sha256"])} for k, v in content["files"].items()}
+        keys = ("settings", "dataset", "data_digest", "num_users", "num_items", "versions")
+        info = RunInfo(modalities=modalities, **{key: content[key] for key in keys})
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise bad_input(place, "the manifest of a gnnmr-dist checkpoint", f"{type(error).__name__}: {error}") from None
+    for name in (file_name(m.name, "weights") for m in modalities):
+        if name not in files:
+            raise bad_input(place, f"file {name}", "none of that name")
+    for name in files:
+        if Path(name).name != name:
+            raise bad_input(place, "plain file names", repr(name))
+    if verify:
+        for name, expected in files.items():
+            _verified(str(address), name, expected)
+    return Checkpoint(str(address), info, state, files)
+
+
+def _verified(address: str, name: str, expected: Mapping[str, Any]) -> bytes:
+    place = storage.join(address, name)
+    if not storage.exists(place):
+        raise bad_input(place, f"{expected['bytes']} bytes", "no such file")
+    data = storage.read_bytes(place)
+    if len(data) != expected["bytes"]:
+        raise bad_input(place, f"{expected['bytes']} bytes", f"{len(data)}")
+    if hashlib.sha256(data).hexdigest() != expected["sha256"]:
+        raise bad_input(place, f"SHA-256 {expected['sha256'][:12]}...", "other content")
+    return data
+
+
+def newest_checkpoint(addresses: Sequence[str]) -> tuple[Checkpoint | None, list[str]]:
+    """The most advanced complete checkpoint of several directories, and why others further on were passed over."""
+    passed: list[str] = []
+    for address in sorted(addresses, key=lambda a: a.rstrip("/").rsplit("/", 1)[-1], reverse=True):
+        try:
+            return open_checkpoint(address), passed
+        except InputError as error:
+            passed.append(str(error))
+    return None, passed
+
+
+FREE_TO_CHANGE = {
+    ("cluster", None),
+    ("training", "epochs"),
+    ("training", "patience"),
+    ("training", "checkpoint_every_steps"),
+    ("training", "keep_checkpoints"),
+}
+"""Settings that a resumed run may change; any other would make it a different run."""
+
+
+def check_same_run(checkpoint: Checkpoint, info: RunInfo) -> None:
+    """Refuse to go on from a checkpoint of other data or other settings.
+
+    Raises:
+        InputError: naming the first difference.
+    """
+    place = storage.join(checkpoint.address, MANIFEST)
+    if checkpoint.info.data_digest != info.data_digest:
+        expected = f"data digest {info.data_digest[:12]}... of {info.dataset}"
+        raise bad_input(place, expected, f"{checkpoint.info.data_digest[:12]}...")
+    for section, table in info.settings.items():
+        for key, value in table.items():
+            if (section, None) in FREE_TO_CHANGE or (section, key) in FREE_TO_CHANGE:
+                continue
+            old = checkpoint.info.settings.get(section, {}).get(key)
+            if old != value:
+                raise bad_input(place, f"{section}.{key} = {value}", f"{old}: a resumed run keeps its settings")
+
+
+def fingerprint_tensor(marks: Sequence[bytes]) -> Tensor:
+    """Fingerprints as uint8 [n, 40], to travel through a collective."""
+    return torch.frombuffer(bytearray(b"".join(marks)), dtype=torch.uint8).view(len(marks), 40)

@@ -1,0 +1,288 @@
+"""The loop: epochs of steps, validation, early stopping, and where to save. Knows ranks only through the mesh.
+
+Axes: M modalities, N nodes, d embedding size.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from gnnmr_dist.checkpoint import Checkpoint, FitState, RunInfo, versions
+from gnnmr_dist.config import Settings
+from gnnmr_dist.data.batches import global_batch, steps_per_epoch
+from gnnmr_dist.data.dataset import Dataset, FeatureTable
+from gnnmr_dist.data.sampling import NeighborSampling
+from gnnmr_dist.data.steps import Sampler, StepData, gather_rows, step_data
+from gnnmr_dist.distributed.mesh import Mesh
+from gnnmr_dist.errors import InputError, bad_input
+from gnnmr_dist.evaluation import (
+    ENSEMBLES,
+    Relevant,
+    evaluate,
+    make_scorer,
+    modality_vectors,
+    presence_table,
+    relevant_items,
+)
+from gnnmr_dist.memory import memory_now
+from gnnmr_dist.models.inputs import ItemRows
+from gnnmr_dist.training import (
+    ModalityModel,
+    build_model,
+    first_bad_loss,
+    load_state,
+    load_weights,
+    state_tensors,
+    train_step,
+)
+
+Record = dict[str, Any]
+
+
+class Hooks(Protocol):
+    """What the loop needs from its surroundings. Every worker calls every hook at the same place."""
+
+    def record(self, record: Record) -> None:
+        """Take one JSON-able record; called by rank 0 only."""
+        ...
+
+    def save(self, session: Session, metrics: Mapping[str, float]) -> None:
+        """Keep the session's state so that training can go on from here."""
+        ...
+
+
+@dataclass
+class Session:
+    """Everything of one run on one worker."""
+
+    dataset: Dataset
+    settings: Settings
+    mesh: Mesh
+    models: list[ModalityModel]
+    state: FitState
+    best: dict[int, dict[str, Tensor]]
+    sampler: Sampler
+    tables: dict[int, FeatureTable]
+    valid: Relevant
+    present: Tensor | None
+
+    @property
+    def names(self) -> list[str]:
+        """All modalities' names, in order."""
+        return [info.name for info in self.dataset.modalities]
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of one epoch."""
+        return steps_per_epoch(self.dataset.graph.num_edges, self.settings.training.global_batch_size)
+
+
+def run_info(dataset: Dataset, settings: Settings) -> RunInfo:
+    """What identifies a run of these settings on this data."""
+    return RunInfo(
+        settings=settings.model_dump(mode="json"),
+        dataset=dataset.path,
+        data_digest=dataset.digest,
+        num_users=dataset.num_users,
+        num_items=dataset.num_items,
+        modalities=tuple(dataset.modalities),
+        versions=versions(),
+    )
+
+
+def check_settings(dataset: Dataset, settings: Settings) -> None:
+    """Refuse settings that cannot work on this data, before any worker starts.
+
+    Raises:
+        InputError: naming the setting.
+    """
+    names = [info.name for info in dataset.modalities]
+    reserved = (*ENSEMBLES, "popularity", "item-knn", "ease")
+    for name in names:
+        if name in reserved:
+            raise bad_input(dataset.path, f"modality names other than {', '.join(reserved)}", repr(name))
+    row = settings.evaluation.select_row
+    if row not in (*ENSEMBLES, *names):
+        raise InputError(f"select_row: expected one of {', '.join((*ENSEMBLES, *names))}, got {row!r}")
+    largest = max(settings.evaluation.ks)
+    if largest > dataset.num_items:
+        raise InputError(f"ks: expected cut-offs up to the number of items, {dataset.num_items}, got {largest}")
+    make_sampler(dataset, settings)
+
+
+def open_session(dataset: Dataset, settings: Settings, mesh: Mesh, start: Checkpoint | None) -> Session:
+    """Build the hosted models, from a checkpoint if one is given.
+
+    Raises:
+        InputError: the checkpoint's tensors do not fit the models.
+    """
+    models = []
+    best: dict[int, dict[str, Tensor]] = {}
+    shape = (dataset.num_users, dataset.num_items)
+    for number in mesh.hosted:
+        info = dataset.modalities[number]
+        model = build_model(number, info.name, info.kind, info.dim, shape, settings, mesh.device)
+        if start is not None:
+            try:
+                load_state(model, start.tensors(info.name, "weights"), start.tensors(info.name, "optimizer"))
+            except ValueError as error:
+                raise bad_input(start.address, f"state of modality {info.name}", str(error)) from None
+            if start.has(info.name, "best"):
+                best[number] = start.tensors(info.name, "best")
+        models.append(model)
+    present = torch.from_numpy(presence_table(dataset)).to(mesh.device)
+    hide = settings.loss.mask_missing and not bool(present.all())
+    state = FitState() if start is None else start.state
+    valid = relevant_items(dataset.interactions("valid"), dataset.num_users)
+    return Session(
+        dataset=dataset,
+        settings=settings,
+        mesh=mesh,
+        models=models,
+        state=state,
+        best=best,
+        sampler=make_sampler(dataset, settings),
+        tables={model.number: dataset.features(model.name) for model in models},
+        valid=valid,
+        present=present if hide else None,
+    )
+
+
+def make_sampler(dataset: Dataset, settings: Settings) -> Sampler:
+    """The neighbour sampler of the settings.
+
+    Raises:
+        InputError: PyG's sampler is asked for and neither pyg-lib nor torch-sparse is installed.
+    """
+    sampling, seed = settings.sampling, settings.training.seed
+    if sampling.sampler == "builtin":
+        return NeighborSampling(dataset.graph, sampling.num_neighbors, seed)
+    from gnnmr_dist.data.pyg_sampler import PyGBlocks  # imports torch_geometric, which takes seconds
+
+    return PyGBlocks(dataset.graph, sampling.num_neighbors, seed)
+
+
+def fit(session: Session, hooks: Hooks) -> None:
+    """Train until the epochs are over, validation stops improving, or a loss is not finite.
+
+    Ends with ``session.state.finished`` set to "epochs", "patience" or "diverged: ..."; the models then hold the weights of
+    the best validation (unless diverged).
+    """
+    state, training = session.state, session.settings.training
+    while state.finished is None:
+        started = time.perf_counter()
+        losses = _run_epoch(session, hooks)
+        if state.finished is not None:
+            return
+        record: Record = {"kind": "epoch", "epoch": state.epoch, "seconds": time.perf_counter() - started}
+        record["losses"] = _named_losses(session, losses)
+        due = (state.epoch + 1) % training.valid_every == 0 or state.epoch + 1 == training.epochs
+        state.epoch, state.step, state.loss_sums = state.epoch + 1, 0, []
+        metrics = _validate(session, record) if due else {}
+        record["memory"] = _memory(session.mesh)
+        if session.mesh.rank == 0:
+            hooks.record(record)
+        hooks.save(session, metrics)
+    for model in session.models:
+        load_weights(model.encoder, session.best[model.number])
+
+
+def _run_epoch(session: Session, hooks: Hooks) -> Tensor:
+    """The remaining steps of the current epoch; mean losses [M, 2] over the whole epoch."""
+    state, training = session.state, session.settings.training
+    sums = torch.tensor(state.loss_sums or [[0.0, 0.0]] * len(session.names), dtype=torch.float64)
+    for step in range(state.step, session.num_steps):
+        data = next_step(session, state.epoch, step).to(session.mesh.device)
+        losses = train_step(
+            session.models, data, lambda m, d=data: _rows(session, m, d), session.present, session.mesh, session.settings
+        )
+        sums += losses
+        state.step, state.loss_sums = step + 1, sums.tolist()
+        if session.mesh.rank == 0:
+            hooks.record(
+                {"kind": "step", "epoch": state.epoch, "step": step, "losses": _named_losses(session, losses)}
+            )
+        bad = first_bad_loss(losses, session.names)
+        if bad is not None:
+            state.finished = f"diverged: loss of modality {bad} is not finite at epoch {state.epoch}, step {step}"
+            return sums
+        every = training.checkpoint_every_steps
+        if every and state.step % every == 0 and state.step < session.num_steps:
+            hooks.save(session, {})
+    return sums / session.num_steps
+
+
+def next_step(session: Session, epoch: int, step: int) -> StepData:
+    """This worker's part of one step: a pure function of the settings, the data and the place in training."""
+    settings, graph = session.settings, session.dataset.graph
+    batch = global_batch(
+        graph,
+        settings.training.seed,
+        epoch,
+        step,
+        batch_size=settings.training.global_batch_size,
+        num_candidates=settings.loss.num_candidates,
+    )
+    return step_data(
+        graph,
+        session.sampler,
+        batch,
+        replica=session.mesh.replica,
+        replicas=session.mesh.replicas,
+        with_negatives=settings.loss.supervised == "bpr",
+        exclude_supervision=settings.sampling.exclude_supervision,
+    )
+
+
+def _rows(session: Session, number: int, data: StepData) -> ItemRows:
+    return gather_rows(session.tables[number], data.nodes.items.cpu().numpy()).to(session.mesh.device)
+
+
+def _validate(session: Session, record: Record) -> dict[str, float]:
+    """Rank on validation, update the best weights and the patience, and decide whether to stop."""
+    state, settings = session.state, session.settings
+    started = time.perf_counter()
+    metrics = validation_metrics(session)
+    value = metrics[settings.evaluation.select_metric]
+    if state.best_value is None or value > state.best_value:
+        state.best_value, state.best_epoch, state.waited = value, state.epoch, 0
+        session.best = {
+            m.number: {k: v.clone() for k, v in state_tensors(m)["weights"].items()} for m in session.models
+        }
+    else:
+        state.waited += 1
+    if state.waited >= settings.training.patience:
+        state.finished = "patience"
+    elif state.epoch >= settings.training.epochs:
+        state.finished = "epochs"
+    record["valid"] = metrics
+    record["valid_seconds"] = time.perf_counter() - started
+    record["best"] = {"epoch": state.best_epoch, settings.evaluation.select_metric: state.best_value}
+    return metrics
+
+
+def validation_metrics(session: Session) -> dict[str, float]:
+    """Metrics of the selecting row on validation, with the weights as they are now."""
+    encoders = [(model.name, model.encoder) for model in session.models]
+    vectors = modality_vectors(encoders, session.dataset, session.settings.model, session.mesh)
+    graph, evaluation = session.dataset.graph, session.settings.evaluation
+    scorer = make_scorer(evaluation.select_row, session.names, vectors, graph, session.present)
+    return dict(evaluate(scorer, graph, session.valid, evaluation.ks, session.mesh).means)
+
+
+def _named_losses(session: Session, losses: Tensor) -> Mapping[str, Mapping[str, float]]:
+    kind = session.settings.loss.supervised
+    return {name: {kind: float(a), "kl": float(b)} for name, (a, b) in zip(session.names, losses, strict=True)}
+
+
+def _memory(mesh: Mesh) -> Sequence[Mapping[str, float]]:
+    """Peak and shared memory of every worker in MiB, by rank; the same on all."""
+    now = memory_now()
+    every = mesh.gather_world(torch.tensor([list(now.values())], dtype=torch.float64, device=mesh.device))
+    return [dict(zip(now, (round(v, 1) for v in t[0].tolist()), strict=True)) for t in every]

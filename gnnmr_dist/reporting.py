@@ -1,0 +1,123 @@
+"""What a run tells: metrics.jsonl for programs, one line per epoch for people, tables in Markdown."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from gnnmr_dist import storage
+from gnnmr_dist.storage import Address
+
+Record = Mapping[str, Any]
+
+
+class MetricsLog:
+    """A JSON-lines file of records, on a local disk or any pyarrow file system.
+
+    Opened at a place in training, it drops what a cut-off run wrote beyond that place, so no step stands twice. Lines reach
+    the file at :meth:`flush`: appended on a local disk, rewritten whole elsewhere (object stores cannot append).
+    """
+
+    def __init__(self, address: Address, epoch: int = 0, step: int = 0) -> None:
+        self.address = address
+        self._pending: list[str] = []
+        self._lines: list[str] = []
+        if storage.exists(address):
+            self._lines = [line for line in _complete_lines(storage.read_bytes(address)) if _before(line, epoch, step)]
+        storage.write_bytes_atomic(address, "".join(self._lines).encode())
+
+    def write(self, record: Record) -> None:
+        """Take one record."""
+        self._pending.append(json.dumps(record) + "\n")
+
+    def flush(self) -> None:
+        """Put the records taken so far into the file."""
+        if not self._pending:
+            return
+        if storage.is_uri(self.address):
+            self._lines += self._pending
+            storage.write_bytes_atomic(self.address, "".join(self._lines).encode())
+        else:
+            with open(self.address, "a", encoding="utf-8") as file:
+                file.writelines(self._pending)
+        self._pending = []
+
+
+def _complete_lines(data: bytes) -> list[str]:
+    return [line + "\n" for line in data.decode("utf-8", "replace").split("\n")[:-1]]
+
+
+def _before(line: str, epoch: int, step: int) -> bool:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return False
+    place = (record.get("epoch", -1), record.get("step", float("inf")))
+    return bool(place < (epoch, step))
+
+
+def read_records(address: Address) -> list[dict[str, Any]]:
+    """All records of a metrics.jsonl."""
+    return [json.loads(line) for line in _complete_lines(storage.read_bytes(address))]
+
+
+class EpochProgress:
+    """Progress for people: a bar within the epoch on a terminal, and one plain line per epoch everywhere."""
+
+    def __init__(self, epochs: int, steps: int, metric: str, stream: TextIO | None = None) -> None:
+        self.epochs, self.steps, self.metric = epochs, steps, metric
+        self.console = Console(file=stream or sys.stdout, highlight=False, soft_wrap=True)
+        self._bar: Progress | None = None
+        self._started = time.monotonic()
+
+    def __enter__(self) -> EpochProgress:
+        if self.console.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} steps"))
+            self._bar = Progress(*columns, console=self.console, transient=True)
+            self._task = self._bar.add_task("epoch 1", total=self.steps)
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def show(self, record: Record) -> None:
+        """Show one record of training."""
+        if record["kind"] == "epoch":
+            self.console.print(epoch_line(record, self.epochs, self.metric, time.monotonic() - self._started))
+        if self._bar is not None:
+            done = record.get("step", self.steps - 1) + 1
+            self._bar.update(self._task, completed=done, description=f"epoch {record['epoch'] + 1}/{self.epochs}")
+
+
+def epoch_line(record: Record, epochs: int, metric: str, elapsed: float) -> str:
+    """One epoch in one line: losses (mean over modalities), validation if there was one, and times."""
+    losses = list(record["losses"].values())
+    names = list(losses[0])
+    parts = [f"{name} {sum(loss[name] for loss in losses) / len(losses):.4f}" for name in names]
+    line = f"epoch {record['epoch'] + 1:>3}/{epochs}  {'  '.join(parts)}"
+    if "valid" in record:
+        best = record["best"]
+        line += f"  valid {metric} {record['valid'][metric]:.4f} (best {best[metric]:.4f}, epoch {best['epoch']})"
+    return line + f"  {record['seconds']:.1f} s, {elapsed:.0f} s in all"
+
+
+def markdown_table(rows: Mapping[str, Mapping[str, float]], metrics: Sequence[str], corner: str = "") -> str:
+    """Rows of metrics as a Markdown table with aligned columns, four decimals."""
+    width = max([len(corner), *(len(name) for name in rows)])
+    header = f"| {corner:<{width}} | " + " | ".join(f"{m:>9}" for m in metrics) + " |"
+    rule = f"|{'-' * (width + 2)}|" + "|".join("-" * (max(9, len(m)) + 1) + ":" for m in metrics) + "|"
+    body = [
+        f"| {name:<{width}} | "
+        + " | ".join(f"{f'{values[m]:.4f}' if m in values else '-':>{max(9, len(m))}}" for m in metrics)
+        + " |"
+        for name, values in rows.items()
+    ]
+    return "\n".join([header, rule, *body])

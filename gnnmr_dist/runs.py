@@ -1,0 +1,171 @@
+"""A run directory: what is in it, and how training writes it.
+
+settings.toml  run.json  metrics.jsonl  checkpoints/attempt-NNN/epoch-..-step-../  model/  (then evaluation and lists)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gnnmr_dist import storage
+from gnnmr_dist.checkpoint import (
+    MANIFEST,
+    Checkpoint,
+    FitState,
+    RunInfo,
+    file_name,
+    fingerprint_tensor,
+    newest_checkpoint,
+    open_checkpoint,
+    manifest_bytes,
+    write_part,
+)
+from gnnmr_dist.config import Settings, to_toml
+from gnnmr_dist.errors import InputError, bad_input
+from gnnmr_dist.fitting import Record, Session, run_info
+from gnnmr_dist.reporting import MetricsLog
+from gnnmr_dist.training import state_tensors
+
+SETTINGS, RUN, METRICS, CHECKPOINTS, MODEL = "settings.toml", "run.json", "metrics.jsonl", "checkpoints", "model"
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Addresses in a run directory, local or on any pyarrow file system."""
+
+    address: str
+
+    def place(self, *parts: str) -> str:
+        """The address of something in the directory."""
+        return storage.join(self.address, *parts)
+
+    def begin(self, info: RunInfo, settings: Settings, extra: Mapping[str, Any]) -> None:
+        """Write settings.toml and run.json (what made the results that will stand beside them)."""
+        storage.write_bytes_atomic(self.place(SETTINGS), to_toml(settings).encode())
+        content = {"dataset": info.dataset, "data_digest": info.data_digest, "seed": settings.training.seed}
+        content |= {"modalities": [m.name for m in info.modalities], "versions": dict(info.versions)} | dict(extra)
+        storage.write_bytes_atomic(self.place(RUN), (json.dumps(content, indent=1) + "\n").encode())
+
+    def checkpoints(self) -> list[str]:
+        """Addresses of all checkpoint directories of all attempts, complete or not."""
+        files = storage.list_files(self.place(CHECKPOINTS))
+        found = sorted({f.rsplit("/", 1)[0] for f in files if f.rsplit("/", 2)[-2:-1] and "/epoch-" in f})
+        return [self.place(CHECKPOINTS, name) for name in found]
+
+    def next_attempt(self) -> str:
+        """A name no attempt has had: attempt-001, attempt-002..."""
+        files = storage.list_files(self.place(CHECKPOINTS))
+        used = [int(f.split("/")[0].removeprefix("attempt-")) for f in files if f.startswith("attempt-")]
+        return f"attempt-{max(used, default=0) + 1:03d}"
+
+    def require_new(self) -> None:
+        """Refuse a directory that holds something already; raises InputError."""
+        if storage.list_files(self.address):
+            raise bad_input(self.address, "a new or empty output directory (or --resume)", "files in it")
+
+    def newest(self) -> tuple[Checkpoint, list[str]]:
+        """The most advanced complete checkpoint, and remarks on damaged ones passed over.
+
+        Raises:
+            InputError: there is none.
+        """
+        checkpoint, passed = newest_checkpoint(self.checkpoints())
+        if checkpoint is None:
+            reason = f" ({passed[0]})" if passed else ""
+            raise InputError(f"{self.place(CHECKPOINTS)}: expected a complete checkpoint to resume from, got none{reason}")
+        return checkpoint, passed
+
+    def publish_model(self, checkpoint: Checkpoint) -> None:
+        """Copy the best weights into model/, in the form of a checkpoint that holds weights only, manifest last."""
+        fingerprints: dict[str, bytes] = {}
+        for info in checkpoint.info.modalities:
+            part = "best" if checkpoint.has(info.name, "best") else "weights"
+            data = storage.read_bytes(storage.join(checkpoint.address, file_name(info.name, part)))
+            target = file_name(info.name, "weights")
+            storage.write_bytes_atomic(self.place(MODEL, target), data)
+            mark = checkpoint.files[file_name(info.name, part)]
+            fingerprints[target] = mark["bytes"].to_bytes(8, "big") + bytes.fromhex(mark["sha256"])
+        storage.write_bytes_atomic(
+            self.place(MODEL, MANIFEST), manifest_bytes(checkpoint.info, checkpoint.state, fingerprints)
+        )
+
+    def model(self) -> Checkpoint:
+        """The finished model.
+
+        Raises:
+            InputError: the run has not finished, or its files are damaged.
+        """
+        if not storage.exists(self.place(MODEL, MANIFEST)):
+            raise bad_input(self.address, "a finished run (model/manifest.json)", "none; train, or train --resume, first")
+        return open_checkpoint(self.place(MODEL))
+
+
+def write_shard(directory: Path, session: Session) -> dict[str, bytes]:
+    """Write this worker's files of a checkpoint; every worker must call it together.
+
+    The first replica of each modality group writes; returns all workers' fingerprints by file name on every worker.
+    """
+    marks: list[bytes] = []
+    for model in session.models:
+        parts = state_tensors(model) | ({"best": session.best[model.number]} if session.best else {})
+        if session.mesh.replica == 0:
+            marks += [write_part(directory, model.name, part, tensors) for part, tensors in parts.items()]
+        else:
+            marks += [bytes(40)] * len(parts)
+    kinds = ["weights", "optimizer", *(["best"] if session.best else [])]
+    table = fingerprint_tensor(marks).view(len(session.models), len(kinds), 40).to(session.mesh.device)
+    if session.mesh.replica > 0:
+        table.zero_()
+    everyone = session.mesh.gather_modalities(table).cpu()
+    return {
+        file_name(name, kind): everyone[m, k].numpy().tobytes()
+        for m, name in enumerate(session.names)
+        for k, kind in enumerate(kinds)
+    }
+
+
+class OneProcessHooks:
+    """Hooks of a run in this process: checkpoints as atomic local directories, records to the log and to people."""
+
+    def __init__(self, run: RunDirectory, log: MetricsLog, show: Any, keep: int) -> None:
+        self.run, self.log, self.show, self.keep = run, log, show, keep
+        self.attempt = run.next_attempt()
+
+    def record(self, record: Record) -> None:
+        """See :class:`~gnnmr_dist.fitting.Hooks`."""
+        self.log.write(record)
+        if record["kind"] == "epoch":
+            self.log.flush()
+        self.show(record)
+
+    def save(self, session: Session, metrics: Mapping[str, float]) -> None:
+        """See :class:`~gnnmr_dist.fitting.Hooks`."""
+        del metrics
+        self.log.flush()
+        home = Path(self.run.place(CHECKPOINTS, self.attempt))
+        with storage.atomic_directory(home / session.state.name()) as directory:
+            save_into(directory, session)
+        for old in sorted(home.glob("epoch-*"))[: -self.keep]:
+            storage.remove_tree(old)
+
+
+def save_into(directory: Path, session: Session) -> None:
+    """This worker's part of a checkpoint; rank 0 adds the manifest."""
+    fingerprints = write_shard(directory, session)
+    if session.mesh.rank == 0:
+        info = run_info(session.dataset, session.settings)
+        (directory / MANIFEST).write_bytes(manifest_bytes(info, session.state, fingerprints))
+
+
+def resumed_state(checkpoint: Checkpoint, settings: Settings) -> FitState:
+    """The checkpoint's place in training, open again where the new settings allow more (epochs or patience raised)."""
+    state = checkpoint.state
+    if state.finished == "epochs" and state.epoch < settings.training.epochs:
+        state.finished = None
+    if state.finished == "patience" and state.waited < settings.training.patience:
+        state.finished = None
+    return state
