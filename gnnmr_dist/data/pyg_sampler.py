@@ -60,7 +60,7 @@ class CounterNeighborSampler(BaseSampler):  # type: ignore[misc]
         self.num_nodes = int(self._indptr.size - 1)
         self._tables = TablePool(self.num_nodes)
         self._position = torch.zeros(2, dtype=torch.int64)
-        self._position.share_memory_()  # type: ignore[no-untyped-call]  # loader workers see it change
+        self._position.share_memory_()  # loader workers see it change
 
     def set_position(self, epoch: int, step: int = 0) -> None:
         """Where training stands; call it before iterating a loader, not while its workers run ahead."""
