@@ -1,12 +1,14 @@
-"""What every command shares: one-line errors and exit codes."""
+"""What every command shares: one-line errors, exit codes, and settings as options."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, Literal, NoReturn, get_args, get_origin
 
+from gnnmr_dist.config import PRESETS, Settings, build, fields, preset, read_toml
 from gnnmr_dist.errors import InputError, RunError
 
 EXIT_OK, EXIT_RUN_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
@@ -37,3 +39,40 @@ def guarded(command: Callable[[Sequence[str] | None], None], argv: Sequence[str]
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
     return EXIT_OK
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Add ``--config``, ``--preset`` and one ``--kebab-case`` option per setting."""
+    parser.add_argument("--config", metavar="FILE", type=Path, help="settings in TOML; options given here win over it")
+    parser.add_argument("--preset", default="default", help=f"settings to start from: {', '.join(PRESETS)}")
+    groups = {section: parser.add_argument_group(section) for section in Settings.model_fields}
+    for name, (section, field) in fields().items():
+        option, kind = "--" + name.replace("_", "-"), field.annotation
+        shown = " ".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
+        help_text = f"{field.description} [{shown}]".replace("%", "%%")
+        extra: dict[str, Any] = {"dest": name, "default": None, "help": help_text}
+        if kind is bool:
+            extra["action"] = argparse.BooleanOptionalAction
+        elif get_origin(kind) is Literal:
+            extra["metavar"] = "|".join(map(str, get_args(kind)))
+        else:
+            extra |= {"metavar": name.upper(), "nargs": "+"} if get_origin(kind) is tuple else {"metavar": name.upper()}
+        groups[section].add_argument(option, **extra)
+
+
+def given_settings(arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """The settings given as options, nested by section."""
+    nested: dict[str, dict[str, Any]] = {}
+    for name, (section, _) in fields().items():
+        value = getattr(arguments, name)
+        if value is not None:
+            nested.setdefault(section, {})[name] = value
+    return nested
+
+
+def settings_from(arguments: argparse.Namespace) -> Settings:
+    """Defaults, preset, TOML, options: later ones win; raises InputError naming origin and key."""
+    layers = [(f"preset {arguments.preset}", preset(arguments.preset))]
+    if arguments.config is not None:
+        layers.append((str(arguments.config), read_toml(arguments.config)))
+    return build(*layers, ("command line", given_settings(arguments)))

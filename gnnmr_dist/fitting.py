@@ -138,7 +138,7 @@ def open_session(dataset: Dataset, settings: Settings, mesh: Mesh, start: Checkp
         models.append(model)
     present = torch.from_numpy(presence_table(dataset)).to(mesh.device)
     hide = settings.loss.mask_missing and not bool(present.all())
-    state = FitState() if start is None else start.state
+    state = FitState() if start is None else resumed_state(start, settings)
     valid = relevant_items(dataset.interactions("valid"), dataset.num_users)
     return Session(
         dataset=dataset,
@@ -152,6 +152,16 @@ def open_session(dataset: Dataset, settings: Settings, mesh: Mesh, start: Checkp
         valid=valid,
         present=present if hide else None,
     )
+
+
+def resumed_state(checkpoint: Checkpoint, settings: Settings) -> FitState:
+    """The checkpoint's place in training, open again where the new settings allow more (epochs or patience raised)."""
+    state = checkpoint.state
+    if state.finished == "epochs" and state.epoch < settings.training.epochs:
+        state.finished = None
+    if state.finished == "patience" and state.waited < settings.training.patience:
+        state.finished = None
+    return state
 
 
 def make_sampler(dataset: Dataset, settings: Settings) -> Sampler:

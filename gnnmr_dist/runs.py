@@ -6,6 +6,7 @@ settings.toml  run.json  metrics.jsonl  checkpoints/attempt-NNN/epoch-..-step-..
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,6 @@ from gnnmr_dist import storage
 from gnnmr_dist.checkpoint import (
     MANIFEST,
     Checkpoint,
-    FitState,
     RunInfo,
     file_name,
     fingerprint_tensor,
@@ -134,6 +134,7 @@ class OneProcessHooks:
     def __init__(self, run: RunDirectory, log: MetricsLog, show: Any, keep: int) -> None:
         self.run, self.log, self.show, self.keep = run, log, show, keep
         self.attempt = run.next_attempt()
+        self._saved: list[str] = []
 
     def record(self, record: Record) -> None:
         """See :class:`~gnnmr_dist.fitting.Hooks`."""
@@ -146,11 +147,19 @@ class OneProcessHooks:
         """See :class:`~gnnmr_dist.fitting.Hooks`."""
         del metrics
         self.log.flush()
-        home = Path(self.run.place(CHECKPOINTS, self.attempt))
-        with storage.atomic_directory(home / session.state.name()) as directory:
-            save_into(directory, session)
-        for old in sorted(home.glob("epoch-*"))[: -self.keep]:
+        home = self.run.place(CHECKPOINTS, self.attempt)
+        place = storage.join(home, session.state.name())
+        if storage.is_uri(home):
+            with tempfile.TemporaryDirectory() as staging:
+                save_into(Path(staging), session)
+                storage.copy_tree(staging, place, last=MANIFEST)
+        else:
+            with storage.atomic_directory(Path(place)) as directory:
+                save_into(directory, session)
+        self._saved.append(place)
+        for old in self._saved[: -self.keep]:
             storage.remove_tree(old)
+        self._saved = self._saved[-self.keep :]
 
 
 def save_into(directory: Path, session: Session) -> None:
@@ -159,13 +168,3 @@ def save_into(directory: Path, session: Session) -> None:
     if session.mesh.rank == 0:
         info = run_info(session.dataset, session.settings)
         (directory / MANIFEST).write_bytes(manifest_bytes(info, session.state, fingerprints))
-
-
-def resumed_state(checkpoint: Checkpoint, settings: Settings) -> FitState:
-    """The checkpoint's place in training, open again where the new settings allow more (epochs or patience raised)."""
-    state = checkpoint.state
-    if state.finished == "epochs" and state.epoch < settings.training.epochs:
-        state.finished = None
-    if state.finished == "patience" and state.waited < settings.training.patience:
-        state.finished = None
-    return state

@@ -1,0 +1,246 @@
+"""Ray: the only module of the package that imports it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.torch
+import torch
+from ray.exceptions import RayError
+from ray.util.queue import Empty, Queue
+
+from gnnmr_dist import storage
+from gnnmr_dist.checkpoint import open_checkpoint
+from gnnmr_dist.config import ClusterSettings, Settings
+from gnnmr_dist.data.dataset import open_dataset
+from gnnmr_dist.distributed.mesh import process_mesh
+from gnnmr_dist.errors import InputError, RunError
+from gnnmr_dist.fitting import Record, Session, fit, open_session
+from gnnmr_dist.reporting import MetricsLog
+from gnnmr_dist.runs import CHECKPOINTS, METRICS, RunDirectory, save_into
+
+Show = Callable[[Record], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker needs to know; small and plain, so it travels to any node."""
+
+    dataset: str
+    output: str
+    attempt: str
+    start: str | None
+    settings: Mapping[str, Any]
+    queue: Any
+
+
+def train_on_ray(dataset: str, output: str, settings: Settings, start: str | None, show: Show) -> str | None:
+    """Train with Ray Train; returns how it finished ("epochs", "patience", "diverged: ..."), None if unknown.
+
+    Args:
+        dataset: address of the data set, readable on every node.
+        output: address of the run directory, writable on every node.
+        settings: all settings.
+        start: checkpoint to go on from.
+        show: called in this process with records of training as they come.
+
+    Raises:
+        InputError: the cluster can never place the workers.
+        RunError: workers were lost more often than ``max_failures`` allows, or failed.
+    """
+    cluster = settings.cluster
+    with connected(cluster):
+        queue = Queue(actor_options={"num_cpus": 0})
+        run = RunDirectory(output)
+        job = Job(dataset, output, run.next_attempt(), start, settings.model_dump(mode="json"), queue)
+        with _forwarding(queue, show) as ends:
+            try:
+                _trainer(job, run, settings).fit()
+            except (ray.train.TrainingFailedError, RayError) as error:
+                raise RunError(f"training failed: {_cause(error)}; --resume goes on from the last checkpoint") from error
+        return ends[-1] if ends else None
+
+
+def _trainer(job: Job, run: RunDirectory, settings: Settings) -> Any:
+    cluster = settings.cluster
+    resources = {"CPU": cluster.cpus_per_worker} | ({"GPU": 1} if cluster.use_gpu else {})
+    return ray.train.torch.TorchTrainer(
+        _worker,
+        train_loop_config=vars(job),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=cluster.num_workers, use_gpu=cluster.use_gpu, resources_per_worker=resources
+        ),
+        run_config=ray.train.RunConfig(
+            name=job.attempt,
+            storage_path=run.place(CHECKPOINTS),
+            failure_config=ray.train.FailureConfig(max_failures=cluster.max_failures),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=settings.training.keep_checkpoints),
+        ),
+        torch_config=ray.train.torch.TorchConfig(
+            backend="nccl" if cluster.use_gpu else "gloo", timeout_s=int(cluster.timeout_seconds)
+        ),
+    )
+
+
+def _worker(config: dict[str, Any]) -> None:
+    job = Job(**config)
+    settings = Settings.model_validate(job.settings)
+    torch.set_num_threads(max(1, int(settings.cluster.cpus_per_worker)))
+    dataset = open_dataset(job.dataset, verify="structure")
+    mesh = process_mesh(
+        len(dataset.modalities),
+        groups=settings.cluster.modality_groups,
+        device=ray.train.torch.get_device(),
+        timeout_seconds=settings.cluster.timeout_seconds,
+    )
+    latest = ray.train.get_checkpoint()
+    home = storage.join(job.output, CHECKPOINTS, job.attempt)
+    address = job.start if latest is None else storage.join(home, os.path.basename(latest.path.rstrip("/")))
+    start = None if address is None else open_checkpoint(address, verify=False)
+    session = open_session(dataset, settings, mesh, start)
+    log = None
+    if mesh.rank == 0:
+        log = MetricsLog(storage.join(job.output, METRICS), session.state.epoch, session.state.step)
+    hooks = _RayHooks(log, job.queue)
+    fit(session, hooks)
+    hooks.end(session)
+
+
+class _RayHooks:
+    """Hooks inside a Ray Train worker: checkpoints through ray.train.report, records to the log and to the driver."""
+
+    def __init__(self, log: MetricsLog | None, queue: Any) -> None:
+        self.log, self.queue = log, queue
+
+    def record(self, record: Record) -> None:
+        """Write the record; epochs also go to the driver."""
+        assert self.log is not None
+        self.log.write(record)
+        if record["kind"] == "epoch":
+            self.log.flush()
+            self.queue.put(record)
+
+    def save(self, session: Session, metrics: Mapping[str, float]) -> None:
+        """Every worker hands its files to Ray, which gathers them in one directory of the storage."""
+        if self.log is not None:
+            self.log.flush()
+        with tempfile.TemporaryDirectory() as directory:
+            save_into(Path(directory), session)
+            ray.train.report(
+                {"epoch": session.state.epoch, "step": session.state.step, **metrics},
+                checkpoint=ray.train.Checkpoint.from_directory(directory),
+                checkpoint_dir_name=session.state.name(),
+            )
+
+    def end(self, session: Session) -> None:
+        """Tell the driver how it finished."""
+        if self.log is not None:
+            self.log.flush()
+            self.queue.put({"kind": "end", "finished": session.state.finished})
+
+
+@contextmanager
+def _forwarding(queue: Queue, show: Show) -> Iterator[list[str]]:
+    """While open, a thread passes the workers' records on to ``show``; yields the list of ends told."""
+    ends: list[str] = []
+    closing = threading.Event()
+
+    def forward() -> None:
+        while True:
+            try:
+                record = queue.get(timeout=0.2)
+            except Empty:
+                if closing.is_set():
+                    return
+                continue
+            except RayError:
+                return
+            if record["kind"] == "end":
+                ends.append(record["finished"])
+            else:
+                show(record)
+
+    thread = threading.Thread(target=forward, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield ends
+    finally:
+        closing.set()
+        thread.join(timeout=10)
+
+
+@contextmanager
+def connected(cluster: ClusterSettings) -> Iterator[None]:
+    """A connection to the cluster RAY_ADDRESS names or that runs here, else a private one on loopback; checked first.
+
+    Raises:
+        InputError: the workers can never be placed.
+    """
+    if ray.is_initialized():
+        require_placement(cluster)
+        yield
+        return
+    try:
+        ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
+    except ConnectionError:
+        _start_private(cluster)
+    try:
+        require_placement(cluster)
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _start_private(cluster: ClusterSettings) -> None:
+    """A Ray of our own on this machine, with enough logical CPUs for the workers (they may share cores)."""
+    needed = int(-(-cluster.num_workers * cluster.cpus_per_worker // 1))
+    cores = os.cpu_count() or 1
+    environment = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
+    ray.init(
+        address="local",
+        num_cpus=max(cores, needed),
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        _node_ip_address="127.0.0.1",
+        runtime_env={"env_vars": environment},
+    )
+
+
+def require_placement(cluster: ClusterSettings) -> None:
+    """Raise InputError when the cluster, as it is, can never hold the workers (else Ray would wait for ever)."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    problem = placement_problem(nodes, cluster)
+    if problem is not None:
+        raise InputError(problem)
+
+
+def placement_problem(nodes: Sequence[Mapping[str, float]], cluster: ClusterSettings) -> str | None:
+    """Why ``nodes`` (their total resources) cannot hold the workers, in one line; None when they can."""
+    wanted = {"CPU": cluster.cpus_per_worker} | ({"GPU": 1.0} if cluster.use_gpu else {})
+    room = sum(int(min(node.get(key, 0.0) / amount for key, amount in wanted.items())) for node in nodes)
+    if room >= cluster.num_workers:
+        return None
+    need = " and ".join(f"{amount:g} {key}" for key, amount in wanted.items())
+    have = "; ".join(" and ".join(f"{node.get(key, 0.0):g} {key}" for key in wanted) for node in nodes) or "no node"
+    return (
+        f"num_workers: expected at most {room} workers of {need} each on this cluster ({len(nodes)} nodes: {have}), "
+        f"got {cluster.num_workers}"
+    )
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost line of a Ray error: what went wrong, not where it was wrapped."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

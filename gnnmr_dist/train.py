@@ -1,0 +1,122 @@
+"""``python -m gnnmr_dist.train``: train one network per modality, on Ray Train workers or in this process."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from gnnmr_dist import storage
+from gnnmr_dist.checkpoint import Checkpoint, check_same_run
+from gnnmr_dist.cli import Parser, add_settings, given_settings, guarded, settings_from
+from gnnmr_dist.config import Settings, build
+from gnnmr_dist.data.dataset import Dataset, open_dataset
+from gnnmr_dist.distributed.mesh import check_groups, one_process
+from gnnmr_dist.errors import InputError, RunError
+from gnnmr_dist.fitting import check_settings, fit, open_session, run_info
+from gnnmr_dist.reporting import EpochProgress, MetricsLog
+from gnnmr_dist.runs import METRICS, OneProcessHooks, RunDirectory
+
+
+def parser() -> Parser:
+    """The command line."""
+    made = Parser(prog="python -m gnnmr_dist.train", description=__doc__.split(":", 1)[1].strip())
+    made.add_argument("--dataset", metavar="DIR", required=True, help="data set made by gnnmr_dist.prepare")
+    made.add_argument("--output", metavar="DIR", required=True, help="run directory, new or empty unless --resume")
+    made.add_argument("--resume", action="store_true", help="go on from the newest complete checkpoint in --output")
+    add_settings(made)
+    return made
+
+
+def command(argv: Sequence[str] | None) -> None:
+    """Parse, check everything, then train."""
+    arguments = parser().parse_args(argv)
+    dataset = open_dataset(arguments.dataset)
+    output = _absolute(arguments.output)
+    start = None
+    if arguments.resume:
+        start, remarks = RunDirectory(output).newest()
+        for remark in remarks:
+            print(f"passed over a damaged checkpoint: {remark}", file=sys.stderr)
+        settings = build(("checkpoint", dict(start.info.settings)), ("command line", given_settings(arguments)))
+    else:
+        settings = settings_from(arguments)
+    train(dataset, output, settings, start)
+
+
+def train(dataset: Dataset, output: str, settings: Settings, start: Checkpoint | None = None) -> None:
+    """Train ``dataset`` into the run directory ``output``; the notebook's and the command's common path.
+
+    Raises:
+        InputError: settings, data and output do not fit; nothing was started or written.
+        RunError: training diverged or could not go on.
+    """
+    run, info = RunDirectory(output), run_info(dataset, settings)
+    check_settings(dataset, settings)
+    workers = settings.cluster.num_workers
+    try:
+        groups = check_groups(max(workers, 1), len(dataset.modalities), settings.cluster.modality_groups)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    if start is None:
+        run.require_new()
+    else:
+        check_same_run(start, info)
+    print(_opening(dataset, settings, groups, start), flush=True)
+    metric = settings.evaluation.select_metric
+    steps = -(-dataset.graph.num_edges // settings.training.global_batch_size)
+    with EpochProgress(settings.training.epochs, steps, metric) as progress:
+        if workers == 0:
+            finished = _here(dataset, run, settings, start, progress)
+        else:
+            from gnnmr_dist.launch import train_on_ray  # Ray takes seconds to import and is not needed here
+
+            address = None if start is None else start.address
+            run.begin(info, settings, {"command": sys.argv})
+            finished = train_on_ray(_absolute(dataset.path), output, settings, address, progress.show)
+    _close(run, settings, finished)
+
+
+def _here(
+    dataset: Dataset, run: RunDirectory, settings: Settings, start: Checkpoint | None, progress: EpochProgress
+) -> str | None:
+    session = open_session(dataset, settings, one_process(len(dataset.modalities)), start)
+    run.begin(run_info(dataset, settings), settings, {"command": sys.argv})
+    log = MetricsLog(run.place(METRICS), session.state.epoch, session.state.step)
+    fit(session, OneProcessHooks(run, log, progress.show, settings.training.keep_checkpoints))
+    log.flush()
+    return session.state.finished
+
+
+def _close(run: RunDirectory, settings: Settings, finished: str | None) -> None:
+    if finished is not None and finished.startswith("diverged"):
+        raise RunError(f"{finished}; the last good state is in {run.place('checkpoints')}")
+    checkpoint, _ = run.newest()
+    run.publish_model(checkpoint)
+    state, metric = checkpoint.state, settings.evaluation.select_metric
+    print(f"best validation {metric} of {settings.evaluation.select_row}: {state.best_value:.4f} (epoch {state.best_epoch})")
+    print(f"model, metrics.jsonl and checkpoints are in {run.address}")
+    print(f"next: python -m gnnmr_dist.evaluate --run {run.address} --split test")
+
+
+def _opening(dataset: Dataset, settings: Settings, groups: int, start: Checkpoint | None) -> str:
+    workers, modalities = settings.cluster.num_workers, len(dataset.modalities)
+    place = "this process" if workers == 0 else f"{workers} Ray Train workers ({workers // groups} x {groups})"
+    begin = "" if start is None else f", going on at epoch {start.state.epoch + 1}, step {start.state.step}"
+    return (
+        f"{dataset.name}: {dataset.num_users} users, {dataset.num_items} items, {dataset.graph.num_edges} train "
+        f"interactions, {modalities} modalities on {place}{begin}"
+    )
+
+
+def _absolute(address: str) -> str:
+    return address if storage.is_uri(address) else str(Path(address).absolute())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    return guarded(command, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
