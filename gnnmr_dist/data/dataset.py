@@ -25,7 +25,7 @@ from gnnmr_dist.data.format import (
     vocabulary_file,
 )
 from gnnmr_dist.data.graph import Graph, open_graph
-from gnnmr_dist.data.interactions import Interactions, open_parquet, read_interactions
+from gnnmr_dist.data.interactions import Interactions, open_parquet, read_interactions, read_parquet
 from gnnmr_dist.data.validation import (
     check_content,
     check_files,
@@ -128,7 +128,7 @@ class Dataset:
             raise InputError(f"modality {name!r}: expected kind category or bag, got dense")
         file = self.directory / vocabulary_file(name)
         check_vocabulary(file, info)
-        return [str(value) for value in open_parquet(file).read()["value"].to_pylist()]
+        return [str(value) for value in read_parquet(file)["value"].to_pylist()]
 
     @cached_property
     def _user_id_column(self) -> Any:
@@ -152,10 +152,10 @@ class Dataset:
     def item_titles(self) -> list[str]:
         """Title of every item [I]; its id where there is none."""
         ids = self._item_id_column.cast(pa.string())
-        items = open_parquet(self.directory / "items.parquet")
-        if "title" not in items.schema_arrow.names:
+        file = self.directory / "items.parquet"
+        if "title" not in open_parquet(file).schema_arrow.names:
             return [str(title) for title in ids.to_pylist()]
-        titles = items.read(columns=["title"])["title"].combine_chunks().cast(pa.string())
+        titles = read_parquet(file, ["title"])["title"].combine_chunks().cast(pa.string())
         return [str(title) for title in pc.coalesce(titles, ids).to_pylist()]
 
     def user_number(self, ids: Sequence[str] | Sequence[int]) -> npt.NDArray[np.int64]:

@@ -89,10 +89,11 @@ def open_features(file: Path, info: ModalityInfo, num_items: int) -> FeatureTabl
         raise bad_input(file, f'column "value" of type {_type_text(wanted)}', _type_text(column_type))
     if reader.num_record_batches != 1:
         raise bad_input(file, "exactly one record batch", reader.num_record_batches)
-    column = reader.get_batch(0).column(0)
+    column = _first_column(file, reader)
     if len(column) != num_items:
         raise bad_input(file, f"{num_items} rows", len(column))
     _check_mapped(file, source, column)
+    check_inner_nulls(file, column)
     return to_features(column)
 
 
@@ -100,13 +101,25 @@ def to_features(column: Any) -> FeatureTable:
     """The Arrow array ``column`` (one of :func:`arrow_type`'s types) as a table that shares its memory."""
     present = column.is_valid().to_numpy(zero_copy_only=False)
     if pa.types.is_fixed_size_list(column.type):
-        values = column.values.to_numpy(zero_copy_only=True)
-        return DenseTable(values.reshape(len(column), column.type.list_size), present)
+        return DenseTable(_raw(column.values).reshape(len(column), column.type.list_size), present)
     if pa.types.is_integer(column.type):
         return CategoryTable(column.fill_null(-1).to_numpy(zero_copy_only=True), present)
     offsets = column.offsets.to_numpy(zero_copy_only=True).astype(np.int64)
-    codes = column.values.to_numpy(zero_copy_only=True)
-    return BagTable(offsets, codes, present & (np.diff(offsets) > 0))
+    return BagTable(offsets, _raw(column.values), present & (np.diff(offsets) > 0))
+
+
+def check_inner_nulls(file: Path, column: Any) -> None:
+    """Raise InputError if a row that is not null has a null inside (row named)."""
+    if not pa.types.is_nested(column.type) or not column.values.null_count:
+        return
+    nulls = column.values.is_null().to_numpy(zero_copy_only=False)
+    if pa.types.is_fixed_size_list(column.type):
+        rows = np.flatnonzero(nulls) // column.type.list_size
+    else:
+        rows = np.searchsorted(column.offsets.to_numpy(), np.flatnonzero(nulls), side="right") - 1
+    bad = rows[column.is_valid().to_numpy(zero_copy_only=False)[rows]]
+    if bad.size:
+        raise bad_input(file, "no null inside a row", "null", row=int(bad[0]))
 
 
 def check_features(file: Path, table: FeatureTable, info: ModalityInfo) -> None:
@@ -145,7 +158,11 @@ def _check_dense(file: Path, table: DenseTable) -> None:
 
 
 def _check_bag(file: Path, table: BagTable, dim: int) -> None:
-    filled = ~table.present & (np.diff(table.offsets) > 0)
+    lengths = np.diff(table.offsets)
+    if table.offsets[0] < 0 or table.offsets[-1] > table.codes.size or (lengths < 0).any():
+        row = int(np.argmax((lengths < 0) | (table.offsets[1:] > table.codes.size)))
+        raise bad_input(file, f"ascending offsets up to {table.codes.size}", table.offsets[row + 1], row=row)
+    filled = ~table.present & (lengths > 0)
     if filled.any():
         raise bad_input(file, "no codes below a null", "codes", row=int(np.argmax(filled)))
     bad = (table.codes < 0) | (table.codes >= dim)
@@ -153,6 +170,22 @@ def _check_bag(file: Path, table: BagTable, dim: int) -> None:
         position = int(np.argmax(bad))
         row = int(np.searchsorted(table.offsets, position, side="right")) - 1
         raise bad_input(file, f"codes in 0..{dim - 1}", table.codes[position], row=row)
+
+
+def _first_column(file: Path, reader: Any) -> Any:
+    try:
+        column = reader.get_batch(0).column(0)
+        column.validate()
+    except (pa.ArrowException, OSError) as error:
+        raise bad_input(file, "a sound record batch", "a damaged one") from error
+    return column
+
+
+def _raw(values: Any) -> npt.NDArray[Any]:
+    """The numbers of an Arrow array, whatever stands below its nulls, without a copy."""
+    buffers = [None, values.buffers()[1]]
+    plain = pa.Array.from_buffers(values.type, len(values), buffers, offset=values.offset)
+    return np.asarray(plain.to_numpy(zero_copy_only=True))
 
 
 def _check_mapped(file: Path, source: Any, column: Any) -> None:

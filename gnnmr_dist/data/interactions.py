@@ -45,8 +45,21 @@ def open_parquet(file: Path) -> Any:
     """
     try:
         return pq.ParquetFile(file, memory_map=True)
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError) as error:
         raise bad_input(file, "a Parquet file", "bytes of another or a damaged format") from error
+
+
+def read_parquet(file: Path, columns: list[str] | None = None) -> Any:
+    """The Arrow table of some columns (default: all).
+
+    Raises:
+        InputError: the file is not Parquet, or damaged.
+    """
+    parquet = open_parquet(file)
+    try:
+        return parquet.read(columns=columns)
+    except (pa.ArrowException, OSError) as error:
+        raise bad_input(file, "a sound Parquet file", "damaged pages") from error
 
 
 def check_num_rows(file: Path, expected: int, got: int) -> None:
@@ -90,9 +103,9 @@ def read_interactions(directory: Path, manifest: Manifest, split: str) -> Intera
         InputError: not Parquet, a column missing or of a wrong type, a null, or not as many rows as promised.
     """
     file = directory / split_file(split)
-    parquet = open_parquet(file)
-    check_num_rows(file, manifest.splits[split], parquet.metadata.num_rows)
-    return to_interactions(file, parquet.read())
+    table = read_parquet(file)
+    check_num_rows(file, manifest.splits[split], table.num_rows)
+    return to_interactions(file, table)
 
 
 def check_interactions(file: Path, split: Interactions, num_users: int, num_items: int) -> Keys:

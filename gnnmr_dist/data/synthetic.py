@@ -94,12 +94,12 @@ def synthetic_dataset(
     """Write a planted data set and return its digest; the same arguments give the same data.
 
     ``interactions_per_user`` is a mean (Poisson, at least 3). ``strength`` [M] is the signal-to-noise ratio
-    of each modality's features (default: 4, and 1 for the second, the weak one). Of M modalities the one named
-    "category" holds cluster numbers, "m5" bags of tags, the others dense rows; a share ``missing`` of the
-    rows of each is missing. Interactions are split 8:1:1 at random; every user keeps a train interaction, but for
-    the first ``cold_users`` users, who have none; the first ``cold_items`` items stand in valid and test
-    only. The provenance has ``oracle``: Recall@20 on test (train items masked) of the ranking by true utility,
-    which no model beats by more than luck, by each modality's block alone, and by the true popularity.
+    of each modality's features (default: 4, and 1 for the second, the weak one). Of M modalities the one
+    named "category" holds cluster numbers, "m5" bags of tags, the others dense rows; a share ``missing`` of
+    the rows of each is missing. Interactions are split 8:1:1 at random; every user keeps a train interaction,
+    but for the first ``cold_users`` users, who have none; the first ``cold_items`` items stand in valid and
+    test only. The provenance has ``oracle``: Recall@20 on test (train items masked) of the ranking by true
+    utility, which no model beats by more than luck, by each modality's block alone, and by true popularity.
 
     Raises:
         InputError: an argument is out of range, or ``output`` is not new or empty.

@@ -28,6 +28,7 @@ from gnnmr_dist.data.interactions import (
     check_num_rows,
     open_parquet,
     read_interactions,
+    read_parquet,
 )
 from gnnmr_dist.errors import bad_input
 
@@ -107,7 +108,7 @@ def check_vocabulary(file: Path, info: ModalityInfo) -> None:
     schema = open_parquet(file).schema_arrow
     if schema.names != ["value"] or schema.field("value").type != pa.string():
         raise bad_input(file, 'one column "value" of type string', str(schema).replace("\n", ", "))
-    values = open_parquet(file).read()["value"]
+    values = read_parquet(file)["value"]
     check_num_rows(file, info.dim, len(values))
     if values.null_count:
         raise bad_input(file, "a value for every code", "null", row=first_null(values))
@@ -131,12 +132,11 @@ def check_graph_shape(directory: Path, manifest: Manifest) -> None:
     for name, (dtype, shape) in wanted.items():
         file = directory / "graph" / f"{name}.npy"
         try:
-            array = np.load(file, mmap_mode="r", allow_pickle=False)
+            array = np.lib.format.open_memmap(file, mode="r")
         except (ValueError, EOFError) as error:
             raise bad_input(file, "a NumPy array", "bytes of another or a damaged format") from error
-        if not isinstance(array, np.ndarray) or str(array.dtype) != dtype or array.shape != shape:
-            got = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else "an archive"
-            raise bad_input(file, f"{dtype} {list(shape)}", got)
+        if str(array.dtype) != dtype or array.shape != shape:
+            raise bad_input(file, f"{dtype} {list(shape)}", f"{array.dtype} {list(array.shape)}")
 
 
 def check_graph(directory: Path, manifest: Manifest, train: Keys) -> None:
@@ -165,7 +165,7 @@ def check_graph(directory: Path, manifest: Manifest, train: Keys) -> None:
 def read_ids(file: Path, num_rows: int) -> Any:
     """Column ``id`` (Arrow array) of a users or items file; InputError if it breaks a rule."""
     check_nodes(file, num_rows)
-    ids = open_parquet(file).read(columns=["id"])["id"].combine_chunks()
+    ids = read_parquet(file, ["id"])["id"].combine_chunks()
     check_ids(file, ids)
     return ids
 
