@@ -161,8 +161,8 @@ class Reference:
 
 
 # The funds hold many items with identical train columns, so equal scores, which the reference ranks in an
-# order it does not specify: the larger item number first instead of the smaller moves NDCG by .0034 (item-kNN).
-# So .002 is the bound there.
+# Many funds' items have identical train columns, so equal scores, which the reference ranks in an order it does
+# not specify: larger instead of smaller item numbers first moves item-kNN's NDCG by .0034. Hence .002 there.
 REFERENCES = [
     Reference(
         "se_funds_2022q4",
