@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,14 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from gnnmr_dist.data.categories import bag, category, code_column
-from gnnmr_dist.data.recipe import BagModality, CategoriesModality, CategoryModality, DenseModality, Modality
+from gnnmr_dist.data.recipe import (
+    MODALITY_NAME,
+    BagModality,
+    CategoriesModality,
+    CategoryModality,
+    DenseModality,
+    Modality,
+)
 from gnnmr_dist.data.tables import Source, first_row, id_column, number, plain, unique_ids
 from gnnmr_dist.data.writer import ModalityData
 from gnnmr_dist.errors import bad_input
@@ -112,6 +120,9 @@ def _read_names(source: Source, file: str, count: int) -> list[str]:
         )
     if len(content) != count:
         raise bad_input(source.label(file), f"{count} names, one per column of the matrix", len(content))
+    for name in content:
+        if not re.match(MODALITY_NAME, name):
+            raise bad_input(source.label(file), "names of letters, digits, '_' and '-'", repr(name))
     return list(content)
 
 

@@ -33,7 +33,12 @@ Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 Ratios = Annotated[tuple[Share, Share, Share], Field(strict=False), AfterValidator(_sum_to_one)]
 Count = Annotated[int, Field(ge=0)]
 Names = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
-ModalityName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=64)]
+MODALITY_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
+ModalityName = Annotated[str, Field(pattern=MODALITY_NAME, max_length=64)]
+
+
+def _both_or_none(one: object) -> str:
+    return "neither" if one is None else "both"
 
 
 class _Section(BaseModel):
@@ -54,7 +59,7 @@ class Interactions(_Section):
     @model_validator(mode="after")
     def _threshold_needs_weight(self) -> Interactions:
         if self.min_weight is not None and self.weight is None:
-            raise ValueError("`weight`, the column that `min_weight` is a threshold of")
+            raise ValueError("`weight`, the column `min_weight` is a threshold of; got none")
         return self
 
 
@@ -104,7 +109,7 @@ class UserTimeSplit(_Section):
     @model_validator(mode="after")
     def _one_of_two(self) -> UserTimeSplit:
         if (self.ratios is None) == (self.leave is None):
-            raise ValueError("either `ratios` or `leave`")
+            raise ValueError("either `ratios` or `leave`; got " + _both_or_none(self.ratios))
         return self
 
 
@@ -118,9 +123,9 @@ class GlobalTimeSplit(_Section):
     @model_validator(mode="after")
     def _one_of_two(self) -> GlobalTimeSplit:
         if (self.ratios is None) == (self.cuts is None):
-            raise ValueError("either `ratios` or `cuts`")
+            raise ValueError("either `ratios` or `cuts`; got " + _both_or_none(self.ratios))
         if self.cuts is not None and self.cuts[0] >= self.cuts[1]:
-            raise ValueError("`cuts` in ascending order")
+            raise ValueError(f"`cuts` in ascending order; got {list(self.cuts)}")
         return self
 
 
@@ -199,7 +204,7 @@ class CategoriesModality(_Section):
         if (self.columns is None) != (self.file is not None and self.names is not None) or (
             self.columns is not None and (self.file is not None or self.names is not None)
         ):
-            raise ValueError("either `columns`, or `file` with `names`")
+            raise ValueError("either `columns`, or `file` with `names`; got another mixture")
         return self
 
 
@@ -221,7 +226,7 @@ Modality = Annotated[
 class Recipe(_Section):
     """A whole recipe, valid in itself; whether it fits the data is seen when the data is read."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
+    name: ModalityName
     interactions: Interactions
     filter: Filter = Filter()
     split: Split
@@ -234,7 +239,7 @@ class Recipe(_Section):
         names = [m.name.casefold() for m in self.modality if not isinstance(m, CategoriesModality)]
         for name in names:
             if names.count(name) > 1:
-                raise ValueError(f"every modality named once (found {name!r} twice)")
+                raise ValueError(f"every modality named once; got {name!r} twice")
         return self
 
 
@@ -273,7 +278,7 @@ def _one_line(error: ValidationError, path: str | os.PathLike[str]) -> InputErro
     got: object = repr(first["input"])
     expected = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
-        expected, got = "no such key", f"{location} = {got}"
+        expected, got = "a known key", "an unknown one"
     elif first["type"] == "missing":
         expected, got = "a value", "nothing"
     elif first["type"] == "union_tag_not_found":
@@ -281,8 +286,10 @@ def _one_line(error: ValidationError, path: str | os.PathLike[str]) -> InputErro
     elif first["type"] == "union_tag_invalid":
         key = first["ctx"]["discriminator"].strip("'")
         expected, got = f"{key} one of {first['ctx']['expected_tags']}", repr(first["ctx"]["tag"])
-    elif isinstance(first["input"], dict):
-        got = "keys " + ", ".join(first["input"]) if first["input"] else "an empty section"
+    elif first["type"] == "string_pattern_mismatch":
+        expected = "a name of letters, digits, '_' and '-', starting with a letter or digit"
+    elif "; got " in expected:
+        expected, got = expected.split("; got ", 1)
     place = f"{os.fspath(path)}, key {location}" if location else os.fspath(path)
     return bad_input(place, expected, got)
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import posixpath
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,14 +12,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pacsv
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from gnnmr_dist.errors import InputError, bad_input
+from gnnmr_dist.data.text_tables import FROM_TEXT, first_sentence, read_text_table
+from gnnmr_dist.errors import bad_input
 from gnnmr_dist.storage import resolve
 
-_FROM_TEXT = {b"gnnmr": b"text"}
 _CANONICAL_INTEGER = r"^(0|-?[1-9][0-9]{0,17})$"
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
@@ -109,9 +106,9 @@ class Source:
 
 
 def _npy_fault(error: Exception) -> str:
-    if "Object arrays" in str(error):
+    if "Object arrays" in str(error) or "Python objects" in str(error):
         return "Python objects (a pickle), which are never loaded"
-    if "pickled data" in str(error):
+    if "pickled" in str(error):
         return "another kind of file"
     return f"a broken file ({error})"
 
@@ -143,56 +140,7 @@ def _read_parquet(stream: pa.NativeFile, file: str, columns: Sequence[str]) -> p
             _select(parquet.schema_arrow.empty_table(), file, columns)
             return parquet.read(list(dict.fromkeys(columns)))
         except (pa.ArrowException, OSError) as error:
-            raise bad_input(file, "a Parquet file", _first_sentence(error)) from None
-
-
-def _first_sentence(error: Exception) -> str:
-    return str(error).split("\n")[0].split(". ")[0].rstrip(".")
-
-
-def read_text_table(stream: pa.NativeFile, file: str, delimiter: str, *, quotes: bool = True) -> pa.Table:
-    """A delimited text file with a header, every column as text (int64 and float are read on demand).
-
-    Raises:
-        InputError: not UTF-8, a repeated column, or a row with another number of fields.
-    """
-    try:
-        content = stream.read_buffer()
-        first, _, rest = bytes(memoryview(content)[: 1 << 20]).partition(b"\n")
-        header = first.decode("utf-8-sig").rstrip("\r")
-        names = next(
-            csv.reader(
-                [header], delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE
-            ),
-            [],
-        )
-        if not names or len(set(names)) < len(names):
-            raise bad_input(file, "a header that names every column once", repr(header[:80]))
-        if not rest:
-            return pa.table({name: pa.array([], pa.string()) for name in names}).replace_schema_metadata(
-                _FROM_TEXT
-            )
-        table = pacsv.read_csv(
-            pa.BufferReader(content),
-            read_options=pacsv.ReadOptions(column_names=names, skip_rows=1),
-            parse_options=pacsv.ParseOptions(
-                delimiter=delimiter, quote_char='"' if quotes else False, newlines_in_values=quotes
-            ),
-            convert_options=pacsv.ConvertOptions(
-                column_types=dict.fromkeys(names, pa.string()), null_values=[""], strings_can_be_null=True
-            ),
-        )
-    except (pa.ArrowException, UnicodeDecodeError) as error:
-        raise _text_fault(error, file) from None
-    return table.replace_schema_metadata(_FROM_TEXT)
-
-
-def _text_fault(error: Exception, file: str) -> InputError:
-    found = re.search(r"Row #(\d+): Expected (\d+) columns, got (\d+)", str(error))
-    if found:
-        row = int(found[1]) - 2  # the parser counts lines from 1, and the header is line 1
-        return bad_input(file, f"{found[2]} fields", found[3], row=row)
-    return bad_input(file, "delimited UTF-8 text", _first_sentence(error))
+            raise bad_input(file, "a Parquet file", first_sentence(error)) from None
 
 
 def first_row(mask: npt.NDArray[np.bool_] | pa.ChunkedArray) -> int | None:
@@ -227,7 +175,7 @@ def id_column(table: pa.Table, file: str, name: str) -> pa.ChunkedArray:
         raise bad_input(file, f"an id in column {name!r}", "null", row=row)
     if is_text(column):
         canonical = (
-            table.schema.metadata == _FROM_TEXT
+            table.schema.metadata == FROM_TEXT
             and pc.all(pc.match_substring_regex(column, _CANONICAL_INTEGER)).as_py()
         )
         return column.cast(pa.int64()) if canonical else column
@@ -311,6 +259,8 @@ def float_column(
     column = plain(table, name)
     if not (is_text(column) or pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
         raise bad_input(file, f"numbers in column {name!r}", f"type {column.type}")
+    if (row := first_row(column.is_null())) is not None:
+        raise bad_input(file, f"a number in column {name!r}", "null", row=row)
     column = _cast(column, pa.float64(), file, name, "a number", rows)
     values = np.asarray(column.to_numpy(), np.float64)
     if (row := first_row(~np.isfinite(values))) is not None:

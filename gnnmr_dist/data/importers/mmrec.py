@@ -16,7 +16,8 @@ import pyarrow as pa
 
 from gnnmr_dist.data.importers.recbole import dataset_name
 from gnnmr_dist.data.recipe import Recipe, parse_recipe
-from gnnmr_dist.data.tables import Source, first_row, id_column, read_text_table
+from gnnmr_dist.data.tables import Source, first_row, id_column
+from gnnmr_dist.data.text_tables import read_text_table
 from gnnmr_dist.errors import bad_input
 
 _ENDING = "_feat.npy"

@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gnnmr_dist.data.recipe import Recipe, parse_recipe
-from gnnmr_dist.data.tables import Source, first_row, float_column, plain, read_text_table
+from gnnmr_dist.data.tables import Source, first_row, float_column, plain
+from gnnmr_dist.data.text_tables import FROM_TEXT, read_text_table
 from gnnmr_dist.errors import bad_input
 
 TYPES = ("token", "token_seq", "float", "float_seq")
@@ -99,7 +100,7 @@ def _atomic_table(source: Source, file: str) -> tuple[pa.Table, dict[str, str]]:
     for position, (name, kind) in enumerate(kinds.items()):
         if kind.endswith("_seq"):
             table = table.set_column(position, name, _sequences(table, label, name, kind))
-    return table, kinds
+    return table.replace_schema_metadata(FROM_TEXT), kinds
 
 
 def _sequences(table: pa.Table, file: str, name: str, kind: str) -> pa.ChunkedArray:
