@@ -160,9 +160,8 @@ class Reference:
     tolerance: float
 
 
-# The funds hold many items with identical train columns, so equal scores, which the reference ranks in an
-# Many funds' items have identical train columns, so equal scores, which the reference ranks in an order it does
-# not specify: larger instead of smaller item numbers first moves item-kNN's NDCG by .0034. Hence .002 there.
+# Many of the funds' items have identical train columns, so equal scores. The reference ranks those in an order it
+# leaves open; larger instead of smaller item numbers first moves item-kNN's NDCG by .0034. Hence .002 there.
 REFERENCES = [
     Reference(
         "se_funds_2022q4",
