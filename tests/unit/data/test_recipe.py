@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -65,3 +67,10 @@ def test_modalities_of_one_file_need_no_name() -> None:
 def test_paths_stay_inside_the_source(path: str) -> None:
     with pytest.raises(InputError, match="inside the source"):
         parse_recipe(raw(interactions={"file": path}), "r.toml")
+
+
+def test_recipes_of_the_documentation_are_valid() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "prepare.md").read_text()
+    examples = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    names = [parse_recipe(tomllib.loads(example), "docs/prepare.md").name for example in examples]
+    assert names == ["games", "shop"]
