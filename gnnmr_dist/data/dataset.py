@@ -187,14 +187,11 @@ def open_dataset(path: Address, *, verify: Verify = "full") -> Dataset:
     if verify not in ("full", "structure"):
         raise InputError(f'verify: expected "full" or "structure", got {verify!r}')
     address = os.fspath(path) if is_uri(path) else os.path.abspath(path)
-    directory = _cached(address) if is_uri(address) else Path(address)
-    if not directory.is_dir():
-        raise bad_input(directory, "a directory", "a file" if directory.exists() else "nothing there")
-    manifest = _read_manifest(str(directory))
-    check_files(directory, manifest, checksums=verify == "full")
-    check_structure(directory, manifest)
-    if verify == "full":
-        check_content(directory, manifest)
+    try:
+        directory = _cached(address) if is_uri(address) else Path(address)
+        manifest = _verified(directory, checksums=verify == "full")
+    except OSError as error:
+        raise bad_input(address, "a data set that can be read", f"an error ({error})") from error
     return Dataset(address, directory, manifest)
 
 
@@ -202,16 +199,28 @@ def _reopen(path: str) -> Dataset:
     return open_dataset(path, verify="structure")
 
 
-def _read_manifest(root: str) -> Manifest:
+def _verified(directory: Path, *, checksums: bool) -> Manifest:
+    if not directory.is_dir():
+        raise bad_input(directory, "a directory", "a file" if directory.exists() else "nothing there")
+    manifest = parse_manifest(_manifest_bytes(str(directory)), directory / MANIFEST)
+    check_files(directory, manifest, checksums=checksums)
+    check_structure(directory, manifest)
+    if checksums:
+        check_content(directory, manifest)
+    return manifest
+
+
+def _manifest_bytes(root: str) -> bytes:
     file = join(root, MANIFEST)
     if not exists(file):
         raise bad_input(file, "a manifest", "nothing there (no data set, or one that was never finished)")
-    return parse_manifest(read_bytes(file), file)
+    return read_bytes(file)
 
 
 def _cached(uri: str) -> Path:
     """This node's copy of a remote data set; one process downloads while others wait for it."""
-    manifest = _read_manifest(uri)
+    content = _manifest_bytes(uri)
+    manifest = parse_manifest(content, join(uri, MANIFEST))
     cache = Path(os.environ.get("GNNMR_CACHE") or Path.home() / ".cache" / "gnnmr_dist")
     cache.mkdir(parents=True, exist_ok=True)
     directory = cache / manifest.digest
@@ -219,11 +228,18 @@ def _cached(uri: str) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not directory.exists():
             with atomic_directory(directory) as temporary:
-                copy_tree(uri, temporary)
-                check_files(temporary, manifest, checksums=True)
-        if (found := read_bytes(join(uri, MANIFEST))) != read_bytes(directory / MANIFEST):
-            write_bytes_atomic(directory / MANIFEST, found)
+                _download(uri, manifest, temporary)
+        if not (directory / MANIFEST).exists() or (directory / MANIFEST).read_bytes() != content:
+            write_bytes_atomic(directory / MANIFEST, content)
     return directory
+
+
+def _download(uri: str, manifest: Manifest, directory: Path) -> None:
+    copy_tree(uri, directory)
+    try:
+        check_files(directory, manifest, checksums=True)
+    except InputError as error:
+        raise InputError(str(error).replace(str(directory), uri)) from error
 
 
 def _numbers(what: str, file: Path, column: Any, ids: Sequence[Any]) -> npt.NDArray[np.int64]:

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from gnnmr_dist.data.format import ModalityInfo
 from gnnmr_dist.errors import bad_input
+from gnnmr_dist.storage import Address
 
 _BLOCK = 1 << 22  # values looked at in one go
 
@@ -122,7 +123,7 @@ def check_inner_nulls(file: Path, column: Any) -> None:
         raise bad_input(file, "no null inside a row", "null", row=int(bad[0]))
 
 
-def check_features(file: Path, table: FeatureTable, info: ModalityInfo) -> None:
+def check_features(file: Address, table: FeatureTable, info: ModalityInfo) -> None:
     """Read every value of a feature table and check it against ``info``.
 
     Raises:
@@ -143,7 +144,7 @@ def check_features(file: Path, table: FeatureTable, info: ModalityInfo) -> None:
         raise bad_input(file, f"{info.missing} missing rows", missing)
 
 
-def _check_dense(file: Path, table: DenseTable) -> None:
+def _check_dense(file: Address, table: DenseTable) -> None:
     for rows in _blocks(table.num_rows, table.values.shape[1]):
         values = table.values[rows]
         finite = np.isfinite(values)
@@ -157,7 +158,7 @@ def _check_dense(file: Path, table: DenseTable) -> None:
             raise bad_input(file, "zeros below a null", "other values", row=row)
 
 
-def _check_bag(file: Path, table: BagTable, dim: int) -> None:
+def _check_bag(file: Address, table: BagTable, dim: int) -> None:
     lengths = np.diff(table.offsets)
     if table.offsets[0] < 0 or table.offsets[-1] > table.codes.size or (lengths < 0).any():
         row = int(np.argmax((lengths < 0) | (table.offsets[1:] > table.codes.size)))

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from gnnmr_dist.data.format import SPLITS, Manifest, split_file
 from gnnmr_dist.errors import bad_input
+from gnnmr_dist.storage import Address, join
 
 Keys = npt.NDArray[np.int64]
 
@@ -62,13 +63,13 @@ def read_parquet(file: Path, columns: list[str] | None = None) -> Any:
         raise bad_input(file, "a sound Parquet file", "damaged pages") from error
 
 
-def check_num_rows(file: Path, expected: int, got: int) -> None:
+def check_num_rows(file: Address, expected: int, got: int) -> None:
     """Raise InputError unless the numbers of rows are equal."""
     if expected != got:
         raise bad_input(file, f"{expected} rows", got)
 
 
-def check_columns(file: Path, schema: Any) -> None:
+def check_columns(file: Address, schema: Any) -> None:
     """Raise InputError unless the Arrow schema is that of interactions."""
     for name in REQUIRED:
         if name not in schema.names:
@@ -81,7 +82,7 @@ def check_columns(file: Path, schema: Any) -> None:
             raise bad_input(file, f'column "{name}" of type {wanted}', schema.field(name).type)
 
 
-def to_interactions(file: Path, table: Any) -> Interactions:
+def to_interactions(file: Address, table: Any) -> Interactions:
     """An Arrow table as :class:`Interactions`; ``file`` names it in errors.
 
     Raises:
@@ -108,7 +109,7 @@ def read_interactions(directory: Path, manifest: Manifest, split: str) -> Intera
     return to_interactions(file, table)
 
 
-def check_interactions(file: Path, split: Interactions, num_users: int, num_items: int) -> Keys:
+def check_interactions(file: Address, split: Interactions, num_users: int, num_items: int) -> Keys:
     """The sorted keys ``user * num_items + item`` int64 [E] of valid interactions.
 
     Raises:
@@ -133,7 +134,7 @@ def check_interactions(file: Path, split: Interactions, num_users: int, num_item
     return ordered
 
 
-def check_disjoint(directory: Path, keys: dict[str, Keys], num_items: int) -> None:
+def check_disjoint(directory: Address, keys: dict[str, Keys], num_items: int) -> None:
     """Raise InputError if a pair stands in two splits; ``keys`` as :func:`check_interactions` gives them."""
     for one, other in combinations(SPLITS, 2):
         position = np.searchsorted(keys[one], keys[other])
@@ -141,4 +142,4 @@ def check_disjoint(directory: Path, keys: dict[str, Keys], num_items: int) -> No
         if shared.any():
             user, item = divmod(int(keys[other][np.argmax(shared)]), num_items)
             expected = f"no pair of {split_file(one)}"
-            raise bad_input(directory / split_file(other), expected, f"user {user}, item {item}")
+            raise bad_input(join(directory, split_file(other)), expected, f"user {user}, item {item}")

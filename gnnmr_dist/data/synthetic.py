@@ -119,14 +119,8 @@ def synthetic_dataset(
     strengths = default if strength is None else [float(value) for value in strength]
     _check_plan(plan, strengths, feature_dim)
     truth = _latents(plan)
-    users, items, parts, oracle = _interactions(plan, truth)
-    splits = {split: _pairs(users[parts == s], items[parts == s]) for s, split in enumerate(SPLITS)}
-    provenance = {
-        "source": "gnnmr_dist.data.synthetic",
-        "arguments": {**vars(plan), "strength": strengths, "feature_dim": feature_dim},
-        "oracle": oracle,
-        "package_version": __version__,
-    }
+    splits, oracle = _splits(plan, truth)
+    arguments = {**vars(plan), "strength": strengths, "feature_dim": feature_dim}
     return write_dataset(
         output,
         name=name,
@@ -136,7 +130,12 @@ def synthetic_dataset(
         ),
         splits=splits,
         modalities=[_modality(plan, truth, m, strengths[m], feature_dim) for m in range(num_modalities)],
-        provenance=provenance,
+        provenance={
+            "source": "gnnmr_dist.data.synthetic",
+            "arguments": arguments,
+            "oracle": oracle,
+            "package_version": __version__,
+        },
     )
 
 
@@ -168,6 +167,15 @@ def _latents(plan: Plan) -> Latents:
         random.standard_normal((plan.num_items, *shape), np.float32),
         random.standard_normal(plan.num_items, np.float32) * np.float32(POPULARITY),
     )
+
+
+def _splits(plan: Plan, truth: Latents) -> tuple[dict[str, Any], dict[str, Any]]:
+    users, items, parts, oracle = _interactions(plan, truth)
+    splits = {
+        split: pa.table({"user": users[parts == part], "item": items[parts == part]})
+        for part, split in enumerate(SPLITS)
+    }
+    return splits, oracle
 
 
 def _interactions(
@@ -247,10 +255,6 @@ class _Oracle:
         return {"recall@20": recalls, "split": "test", "masked": "train", "users": self._users}
 
 
-def _pairs(users: npt.NDArray[np.int32], items: npt.NDArray[np.int32]) -> Any:
-    return pa.table({"user": users, "item": items})
-
-
 def _modality(plan: Plan, truth: Latents, m: int, strength: float, feature_dim: int) -> ModalityData:
     random = generator(plan.seed, Purpose.SYNTHETIC, 2, m)
     name = modality_names(plan.num_modalities)[m]
@@ -259,19 +263,36 @@ def _modality(plan: Plan, truth: Latents, m: int, strength: float, feature_dim: 
     present = random.random(plan.num_items) >= plan.missing
     present[np.argmax(random.random(plan.num_items))] = True
     if name == "category":
-        centres = block[random.choice(plan.num_items, NUM_CLUSTERS, replace=False)]
-        codes = np.argmin(((seen[:, None] - centres) ** 2).sum(axis=2), axis=1).astype(np.int32)
-        vocabulary = [f"cluster {code}" for code in range(NUM_CLUSTERS)]
-        codes = np.where(present, codes, np.int32(-1))
-        return ModalityData(name, "category", NUM_CLUSTERS, present, codes, vocabulary=vocabulary)
+        return _category(name, block, seen, present, random)
     if name == "m5":
-        directions = random.standard_normal((BLOCK_DIM, NUM_TAGS), np.float32)
-        best = np.argsort(-(seen @ directions / np.linalg.norm(directions, axis=0)), axis=1, kind="stable")
-        tags = np.sort(best[present, :TAGS_PER_ITEM], axis=1).astype(np.int32).reshape(-1)
-        offsets = np.concatenate([[0], np.cumsum(present * TAGS_PER_ITEM)]).astype(np.int64)
-        vocabulary = [f"tag {code}" for code in range(NUM_TAGS)]
-        return ModalityData(
-            name, "bag", NUM_TAGS, present, offsets=offsets, codes=tags, vocabulary=vocabulary
-        )
+        return _bag(name, seen, present, random)
     linear = random.standard_normal((BLOCK_DIM, feature_dim), np.float32) / np.float32(BLOCK_DIM**0.5)
     return ModalityData(name, "dense", feature_dim, present, (seen @ linear).astype(np.float16))
+
+
+def _category(
+    name: str,
+    block: FloatArray,
+    seen: FloatArray,
+    present: npt.NDArray[np.bool_],
+    random: np.random.Generator,
+) -> ModalityData:
+    """The number of the nearest of NUM_CLUSTERS centres, which are the blocks of some items."""
+    centres = block[random.choice(len(block), NUM_CLUSTERS, replace=False)]
+    nearest = np.argmin(((seen[:, None] - centres) ** 2).sum(axis=2), axis=1).astype(np.int32)
+    codes = np.where(present, nearest, np.int32(-1))
+    vocabulary = [f"cluster {code}" for code in range(NUM_CLUSTERS)]
+    return ModalityData(name, "category", NUM_CLUSTERS, present, codes, vocabulary=vocabulary)
+
+
+def _bag(
+    name: str, seen: FloatArray, present: npt.NDArray[np.bool_], random: np.random.Generator
+) -> ModalityData:
+    """The TAGS_PER_ITEM of NUM_TAGS random directions in which a block reaches farthest."""
+    directions = random.standard_normal((BLOCK_DIM, NUM_TAGS), np.float32)
+    reach = seen @ (directions / np.linalg.norm(directions, axis=0))
+    best = np.argsort(-reach, axis=1, kind="stable")[present, :TAGS_PER_ITEM]
+    codes = np.sort(best, axis=1).astype(np.int32).reshape(-1)
+    offsets = np.concatenate([[0], np.cumsum(present * TAGS_PER_ITEM)]).astype(np.int64)
+    vocabulary = [f"tag {code}" for code in range(NUM_TAGS)]
+    return ModalityData(name, "bag", NUM_TAGS, present, offsets=offsets, codes=codes, vocabulary=vocabulary)

@@ -31,6 +31,7 @@ from gnnmr_dist.data.interactions import (
     read_parquet,
 )
 from gnnmr_dist.errors import bad_input
+from gnnmr_dist.storage import Address
 
 
 def check_files(directory: Path, manifest: Manifest, *, checksums: bool) -> None:
@@ -93,7 +94,7 @@ def check_nodes(file: Path, num_rows: int) -> None:
     check_num_rows(file, num_rows, parquet.metadata.num_rows)
 
 
-def check_node_schema(file: Path, schema: Any) -> None:
+def check_node_schema(file: Address, schema: Any) -> None:
     """Raise InputError unless an Arrow schema has ``id`` (string or int64); ``title``, if any, is string."""
     if "id" not in schema.names:
         raise bad_input(file, 'a column "id"', ", ".join(schema.names) or "no columns")
@@ -114,7 +115,7 @@ def check_vocabulary(file: Path, info: ModalityInfo) -> None:
         raise bad_input(file, "a value for every code", "null", row=first_null(values))
 
 
-def check_ids(file: Path, ids: Any) -> None:
+def check_ids(file: Address, ids: Any) -> None:
     """Raise InputError if an original id (Arrow array) is null or stands twice."""
     if ids.null_count:
         raise bad_input(file, "an id", "null", row=first_null(ids))

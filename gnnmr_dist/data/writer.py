@@ -39,8 +39,8 @@ from gnnmr_dist.data.interactions import (
     to_interactions,
 )
 from gnnmr_dist.data.validation import check_ids, check_node_schema, file_sha256
-from gnnmr_dist.errors import InputError, bad_input
-from gnnmr_dist.storage import Address, atomic_directory, copy_tree, is_uri, list_files
+from gnnmr_dist.errors import InputError, RunError, bad_input
+from gnnmr_dist.storage import Address, atomic_directory, copy_tree, is_uri, join, list_files
 
 
 @dataclass(frozen=True)
@@ -93,17 +93,14 @@ def write_dataset(
     Raises:
         InputError: ``output`` exists and is not an empty directory, or the data break a rule of
             docs/data-format.md (the file that would have been written and the row of the input are named).
+        RunError: the disk or the remote file system fails.
     """
-    _refuse_existing(output)
-    root = Path(os.fspath(output))
-    content = _check(root, name, users, items, splits, modalities, provenance)
-    if not is_uri(output):
-        with atomic_directory(root) as directory:
-            return _write(directory, content)
-    with TemporaryDirectory() as temporary:
-        digest = _write(Path(temporary), content)
-        copy_tree(temporary, output, last=MANIFEST)
-    return digest
+    try:
+        _refuse_existing(output)
+        content = _check(output, name, users, items, splits, modalities, provenance)
+        return _write_whole(output, content)
+    except OSError as error:
+        raise RunError(f"{os.fspath(output)}: the data set could not be written: {error}") from error
 
 
 def seal(directory: Path, manifest: Manifest) -> Manifest:
@@ -127,7 +124,7 @@ def write_features(file: Path, columns: Sequence[Any], **options: Any) -> None:
 
 
 def _check(
-    root: Path,
+    root: Address,
     name: str,
     users: Any,
     items: Any,
@@ -144,10 +141,20 @@ def _check(
         features[modality_file(info.name)] = column
         if info.kind != "dense":
             tables[vocabulary_file(info.name)] = _vocabulary(root, data)
-    check_modalities(tuple(infos), items.num_rows, root / MANIFEST)
+    check_modalities(tuple(infos), items.num_rows, join(root, MANIFEST))
     rows = {split: splits[split].num_rows for split in SPLITS}
     manifest = Manifest(name, users.num_rows, items.num_rows, rows, tuple(infos), dict(provenance), {})
     return _Content(manifest, tables, features)
+
+
+def _write_whole(output: Address, content: _Content) -> str:
+    if not is_uri(output):
+        with atomic_directory(Path(output)) as directory:
+            return _write(directory, content)
+    with TemporaryDirectory() as temporary:
+        digest = _write(Path(temporary), content)
+        copy_tree(temporary, output, last=MANIFEST)
+    return digest
 
 
 def _write(directory: Path, content: _Content) -> str:
@@ -162,8 +169,8 @@ def _write(directory: Path, content: _Content) -> str:
     return seal(directory, content.manifest).digest
 
 
-def _nodes(root: Path, name: str, table: Any) -> Any:
-    file = root / f"{name}.parquet"
+def _nodes(root: Address, name: str, table: Any) -> Any:
+    file = join(root, f"{name}.parquet")
     for column in ("id", "title"):
         if column in table.column_names and pa.types.is_large_string(table[column].type):
             position = table.column_names.index(column)
@@ -175,12 +182,12 @@ def _nodes(root: Path, name: str, table: Any) -> Any:
     return table
 
 
-def _interactions(root: Path, splits: Mapping[str, Any], num_users: int, num_items: int) -> dict[str, Any]:
+def _interactions(root: Address, splits: Mapping[str, Any], num_users: int, num_items: int) -> dict[str, Any]:
     if set(splits) != set(SPLITS):
         raise bad_input(root, f"the splits {', '.join(SPLITS)}", ", ".join(splits) or "none")
     tables, keys = {}, {}
     for split in SPLITS:
-        file = root / split_file(split)
+        file = join(root, split_file(split))
         interactions = to_interactions(file, splits[split])
         keys[split] = check_interactions(file, interactions, num_users, num_items)
         order = np.lexsort((interactions.items, interactions.users))
@@ -190,11 +197,11 @@ def _interactions(root: Path, splits: Mapping[str, Any], num_users: int, num_ite
     return tables
 
 
-def _features(root: Path, data: ModalityData, num_items: int) -> tuple[ModalityInfo, Any]:
-    file = root / modality_file(data.name)
+def _features(root: Address, data: ModalityData, num_items: int) -> tuple[ModalityInfo, Any]:
+    file = join(root, modality_file(data.name))
     dtype = str(data.values.dtype) if data.kind == "dense" and data.values is not None else "int32"
     info = ModalityInfo(data.name, data.kind, data.dim, dtype, 0)
-    check_modality(info, root / MANIFEST)
+    check_modality(info, join(root, MANIFEST))
     _check_shapes(file, data, num_items)
     column = _column(data, arrow_type(info))
     table = to_features(column)
@@ -203,7 +210,7 @@ def _features(root: Path, data: ModalityData, num_items: int) -> tuple[ModalityI
     return info, column
 
 
-def _check_shapes(file: Path, data: ModalityData, num_items: int) -> None:
+def _check_shapes(file: Address, data: ModalityData, num_items: int) -> None:
     rows: dict[str, tuple[str, tuple[int, ...]]] = {"present": ("bool", (num_items,))}
     if data.kind == "dense":
         rows["values"] = ("float16 or float32", (num_items, data.dim))
@@ -233,8 +240,8 @@ def _column(data: ModalityData, kind: Any) -> Any:
     return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), type=kind, mask=missing)
 
 
-def _vocabulary(root: Path, data: ModalityData) -> Any:
-    file = root / vocabulary_file(data.name)
+def _vocabulary(root: Address, data: ModalityData) -> Any:
+    file = join(root, vocabulary_file(data.name))
     if data.vocabulary is None or len(data.vocabulary) != data.dim:
         got = "none" if data.vocabulary is None else len(data.vocabulary)
         raise bad_input(file, f"{data.dim} rows", got)

@@ -18,7 +18,7 @@ from small_dataset import NUM_ITEMS, NUM_USERS, arguments, pairs
 from gnnmr_dist.data import writer
 from gnnmr_dist.data.dataset import open_dataset
 from gnnmr_dist.data.writer import ModalityData, write_dataset
-from gnnmr_dist.errors import InputError
+from gnnmr_dist.errors import InputError, RunError
 
 
 def test_the_directory_is_the_documented_one(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_a_failure_halfway_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(writer, "save_graph", fail)
     for output in (tmp_path / "data", (tmp_path / "remote").as_uri()):
-        with pytest.raises(OSError, match="disk full"):
+        with pytest.raises(RunError, match="the data set could not be written: disk full"):
             write_dataset(output, **arguments())
     assert os.listdir(tmp_path) == []
 
@@ -116,7 +116,7 @@ def test_an_upload_that_breaks_off_is_not_a_data_set(tmp_path: Path, monkeypatch
         copy_files(source, *rest, **options)
 
     monkeypatch.setattr(storage.fs, "copy_files", break_off)
-    with pytest.raises(OSError, match="connection lost"):
+    with pytest.raises(RunError, match="could not be written: connection lost"):
         write_dataset((tmp_path / "data").as_uri(), **arguments())
     assert len(copied) == 9
     with pytest.raises(InputError, match=r"manifest.json: expected a manifest, got nothing there"):
@@ -205,6 +205,15 @@ def test_bad_data_are_refused_and_nothing_is_written(change: Any, message: str, 
         write_dataset(tmp_path / "data", **given)
     assert str(error.value).startswith(str(tmp_path / "data"))
     assert os.listdir(tmp_path) == []
+
+
+def test_a_uri_is_named_as_given(tmp_path: Path) -> None:
+    given = arguments()
+    _code(given)
+    uri = (tmp_path / "data").as_uri()
+    with pytest.raises(InputError) as error:
+        write_dataset(uri, **given)
+    assert str(error.value) == f"{uri}/modalities/genre.arrow, row 5: expected a code in 0..3, got 4"
 
 
 def test_a_bag_may_have_empty_rows_that_count_as_missing(tmp_path: Path) -> None:
