@@ -108,9 +108,10 @@ class Checkpoint:
             raise bad_input(storage.join(self.address, MANIFEST), f"file {name}", "none of that name")
         data = _verified(self.address, name, self.files[name])
         try:
-            return load(data)
+            tensors: dict[str, Tensor] = load(data)
         except SafetensorError as error:
             raise bad_input(storage.join(self.address, name), "safetensors", str(error)) from None
+        return tensors
 
     def has(self, modality: str, part: str) -> bool:
         """Whether the checkpoint holds that file."""
@@ -132,11 +133,16 @@ def open_checkpoint(address: Address, *, verify: bool = True) -> Checkpoint:
             raise bad_input(place, f"checkpoint format {FORMAT}", content["format"])
         modalities = tuple(ModalityInfo(**m) for m in content["modalities"])
         state = FitState(**content["state"])
-        files = {str(k): {"bytes": int(v["bytes"]), "sha256": str(v["sha256"])} for k, v in content["files"].items()}
+        files = {
+            str(k): {"bytes": int(v["bytes"]), "sha256": str(v["sha256"])}
+            for k, v in content["files"].items()
+        }
         keys = ("settings", "dataset", "data_digest", "num_users", "num_items", "versions")
         info = RunInfo(modalities=modalities, **{key: content[key] for key in keys})
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise bad_input(place, "the manifest of a gnnmr-dist checkpoint", f"{type(error).__name__}: {error}") from None
+        raise bad_input(
+            place, "the manifest of a gnnmr-dist checkpoint", f"{type(error).__name__}: {error}"
+        ) from None
     for name in (file_name(m.name, "weights") for m in modalities):
         if name not in files:
             raise bad_input(place, f"file {name}", "none of that name")
@@ -198,7 +204,9 @@ def check_same_run(checkpoint: Checkpoint, info: RunInfo) -> None:
                 continue
             old = checkpoint.info.settings.get(section, {}).get(key)
             if old != value:
-                raise bad_input(place, f"{section}.{key} = {value}", f"{old}: a resumed run keeps its settings")
+                raise bad_input(
+                    place, f"{section}.{key} = {value}", f"{old}: a resumed run keeps its settings"
+                )
 
 
 def fingerprint_tensor(marks: Sequence[bytes]) -> Tensor:

@@ -43,7 +43,9 @@ def guarded(command: Callable[[Sequence[str] | None], None], argv: Sequence[str]
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
     """Add ``--config``, ``--preset`` and one ``--kebab-case`` option per setting."""
-    parser.add_argument("--config", metavar="FILE", type=Path, help="settings in TOML; options given here win over it")
+    parser.add_argument(
+        "--config", metavar="FILE", type=Path, help="settings in TOML; options given here win over it"
+    )
     parser.add_argument("--preset", default="default", help=f"settings to start from: {', '.join(PRESETS)}")
     groups = {section: parser.add_argument_group(section) for section in Settings.model_fields}
     for name, (section, field) in fields().items():
@@ -56,7 +58,11 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         elif get_origin(kind) is Literal:
             extra["metavar"] = "|".join(map(str, get_args(kind)))
         else:
-            extra |= {"metavar": name.upper(), "nargs": "+"} if get_origin(kind) is tuple else {"metavar": name.upper()}
+            extra |= (
+                {"metavar": name.upper(), "nargs": "+"}
+                if get_origin(kind) is tuple
+                else {"metavar": name.upper()}
+            )
         groups[section].add_argument(option, **extra)
 
 

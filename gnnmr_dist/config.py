@@ -1,7 +1,7 @@
 """Settings: frozen, typed, nested; an unknown key or a value out of range is one line and exit code 2.
 
-Read from TOML (one table per section) and from the command line (every field is ``--kebab-case``), in this order:
-defaults, preset, TOML, command line. Each field says where its value comes from: **paper**, **measured** or **assumed**.
+Read from TOML (one table per section) and from the command line (every field is ``--kebab-case``), in this
+order: defaults, preset, TOML, command line. Each field says where its value comes from: **paper**, **measured** or **assumed**.
 """
 
 from __future__ import annotations
@@ -25,24 +25,34 @@ class ModelSettings(_Section):
     encoder: Literal["gat", "gatv2", "gcn", "sage", "lightgcn"] = Field(
         "gat", description="graph network of every modality (the method is model-agnostic: paper, footnote 2)"
     )
-    embedding_dim: int = Field(64, ge=1, le=8192, description="d, size of user and item embeddings (paper: 128)")
+    embedding_dim: int = Field(
+        64, ge=1, le=8192, description="d, size of user and item embeddings (paper: 128)"
+    )
     heads: int = Field(1, ge=1, le=64, description="attention heads; must divide embedding_dim (assumed)")
     layer_combination: Literal["mean", "last", "concat"] = Field(
         "mean", description="how layers 0..L become one embedding (measured: mean; paper: last)"
     )
     self_loops: bool = Field(True, description="every node also attends to itself (measured; paper: no)")
     degree_scaling: bool = Field(
-        True, description="scale attention by sqrt(deg v / deg w), keeping what softmax forgets (measured; paper: no)"
+        True,
+        description="scale attention by sqrt(deg v / deg w), keeping what softmax forgets (measured; paper: no)",
     )
-    identity_init: bool = Field(True, description="weight matrices start as the identity (measured; paper: no)")
+    identity_init: bool = Field(
+        True, description="weight matrices start as the identity (measured; paper: no)"
+    )
     activation: Literal["none", "elu", "leaky_relu", "relu"] = Field(
         "none", description="between layers and after the last (measured: none; paper: leaky_relu)"
     )
     negative_slope: float = Field(0.2, ge=0, le=1, description="of LeakyReLU in attention (GAT's own 0.2)")
-    score: Literal["cosine", "dot"] = Field("cosine", description="user-item score (measured: cosine; paper: dot)")
-    temperature: float = Field(0.15, gt=0, description="scores are divided by it in the losses (measured; paper: 1)")
+    score: Literal["cosine", "dot"] = Field(
+        "cosine", description="user-item score (measured: cosine; paper: dot)"
+    )
+    temperature: float = Field(
+        0.15, gt=0, description="scores are divided by it in the losses (measured; paper: 1)"
+    )
     item_id: Literal["none", "missing", "all"] = Field(
-        "all", description="items that also have a trained ID vector beside their features (measured; paper: none)"
+        "all",
+        description="items that also have a trained ID vector beside their features (measured; paper: none)",
     )
 
 
@@ -53,13 +63,19 @@ class LossSettings(_Section):
         "softmax", description="sampled softmax over shared candidates, or BPR with one negative (paper: bpr)"
     )
     num_candidates: int = Field(256, ge=0, description="C, items all rows of a step share (measured)")
-    distill_weight: float = Field(0.5, ge=0, description="lambda of Eq. 9, weight of mutual learning (paper: .5 to 1)")
-    distill_temperature: float = Field(1.0, gt=0, description="softens both sides of the KL further (assumed)")
+    distill_weight: float = Field(
+        0.5, ge=0, description="lambda of Eq. 9, weight of mutual learning (paper: .5 to 1)"
+    )
+    distill_temperature: float = Field(
+        1.0, gt=0, description="softens both sides of the KL further (assumed)"
+    )
     teacher: Literal["scores", "distributions", "bernoulli"] = Field(
-        "scores", description="softmax of the peers' mean score (Eq. 8), mean of their softmaxes, or per-pair KL"
+        "scores",
+        description="softmax of the peers' mean score (Eq. 8), mean of their softmaxes, or per-pair KL",
     )
     mask_missing: bool = Field(
-        True, description="an item's missing modality is left out of its teacher and of the ensemble (assumed)"
+        True,
+        description="an item's missing modality is left out of its teacher and of the ensemble (assumed)",
     )
 
 
@@ -67,13 +83,17 @@ class SamplingSettings(_Section):
     """Neighbour sampling."""
 
     num_neighbors: tuple[int, ...] = Field(
-        (20, 20), min_length=1, max_length=8, description="fan-out per hop, -1 = all; its length is the number of layers"
+        (20, 20),
+        min_length=1,
+        max_length=8,
+        description="fan-out per hop, -1 = all; its length is the number of layers",
     )
     exclude_supervision: bool = Field(
         True, description="the batch's own edges and their reverses send no messages (measured)"
     )
     sampler: Literal["builtin", "pyg"] = Field(
-        "builtin", description="pyg needs pyg-lib or torch-sparse and is not independent of the number of replicas"
+        "builtin",
+        description="pyg needs pyg-lib or torch-sparse and is not independent of the number of replicas",
     )
 
     @field_validator("num_neighbors")
@@ -90,11 +110,15 @@ class TrainingSettings(_Section):
 
     seed: int = Field(0, ge=0, lt=2**63, description="the only source of randomness")
     epochs: int = Field(100, ge=1, description="at most so many passes over the train interactions")
-    global_batch_size: int = Field(1024, ge=1, description="B, positives per step over all workers (paper: 256)")
+    global_batch_size: int = Field(
+        1024, ge=1, description="B, positives per step over all workers (paper: 256)"
+    )
     learning_rate: float = Field(2e-3, gt=0, description="of Adam (paper's grid: 1e-5 to 5e-3)")
     weight_decay: float = Field(0.0, ge=0, description="L2, added to the gradient (paper: none)")
     grad_clip: float = Field(0.0, ge=0, description="largest gradient norm per modality; 0 = no clipping")
-    precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16 = autocast of the encoder")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="bfloat16 = autocast of the encoder"
+    )
     valid_every: int = Field(2, ge=1, description="epochs between validations")
     patience: int = Field(5, ge=1, description="validations without a better value before training stops")
     checkpoint_every_steps: int = Field(0, ge=0, description="also within an epoch; 0 = only at epochs' ends")
@@ -105,8 +129,12 @@ class EvaluationSettings(_Section):
     """Full ranking."""
 
     ks: tuple[int, ...] = Field((10, 20, 50), min_length=1, description="cut-offs K")
-    select_metric: str = Field("Recall@20", description="on validation, of select_row; decides early stopping")
-    select_row: str = Field("concatenation", description="ensemble or modality whose validation metric decides")
+    select_metric: str = Field(
+        "Recall@20", description="on validation, of select_row; decides early stopping"
+    )
+    select_row: str = Field(
+        "concatenation", description="ensemble or modality whose validation metric decides"
+    )
 
     @field_validator("ks")
     @classmethod
@@ -123,8 +151,12 @@ class ClusterSettings(_Section):
     modality_groups: int = Field(0, ge=0, description="G; 0 = the largest divisor of W not above M")
     cpus_per_worker: float = Field(1.0, gt=0, description="CPUs Ray reserves for each worker")
     use_gpu: bool = Field(False, description="one GPU per worker, NCCL instead of gloo")
-    max_failures: int = Field(3, ge=0, description="worker losses survived by restarting from the last checkpoint")
-    timeout_seconds: float = Field(300.0, gt=0, description="longest wait in a collective before the run fails")
+    max_failures: int = Field(
+        3, ge=0, description="worker losses survived by restarting from the last checkpoint"
+    )
+    timeout_seconds: float = Field(
+        300.0, gt=0, description="longest wait in a collective before the run fails"
+    )
 
 
 class Settings(_Section):
@@ -140,11 +172,15 @@ class Settings(_Section):
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
         if self.model.embedding_dim % self.model.heads:
-            raise ValueError(f"heads ({self.model.heads}) must divide embedding_dim ({self.model.embedding_dim})")
+            raise ValueError(
+                f"heads ({self.model.heads}) must divide embedding_dim ({self.model.embedding_dim})"
+            )
         if self.loss.supervised == "softmax" and self.loss.num_candidates < 1:
             raise ValueError("supervised = softmax needs num_candidates of at least 1")
         name, _, k = self.evaluation.select_metric.partition("@")
-        if name not in ("Recall", "NDCG", "Precision", "HitRate", "MRR") or k not in map(str, self.evaluation.ks):
+        if name not in ("Recall", "NDCG", "Precision", "HitRate", "MRR") or k not in map(
+            str, self.evaluation.ks
+        ):
             raise ValueError(
                 f"select_metric must be Recall, NDCG, Precision, HitRate or MRR at one of {self.evaluation.ks}, "
                 f"got {self.evaluation.select_metric}"
@@ -198,7 +234,9 @@ def build(*layers: tuple[str, dict[str, Any]]) -> Settings:
         for section, table in values.items():
             if section not in Settings.model_fields or not isinstance(table, dict):
                 known = ", ".join(Settings.model_fields)
-                raise InputError(f"{source}, key {section}: expected one of the tables {known}, got {table!r}")
+                raise InputError(
+                    f"{source}, key {section}: expected one of the tables {known}, got {table!r}"
+                )
             for key, value in table.items():
                 merged.setdefault(section, {})[key] = value
                 origin[(section, key)] = source

@@ -13,13 +13,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from gnnmr_dist.config import ModelSettings
 from gnnmr_dist.data.dataset import Dataset, Interactions
 from gnnmr_dist.data.graph import Graph
 from gnnmr_dist.distributed.mesh import Mesh, shares
 from gnnmr_dist.ensemble import aligned_average, average, concatenation
+from gnnmr_dist.inference import embed_all
 from gnnmr_dist.metrics import MetricSums, rank_metrics
 from gnnmr_dist.models.encoder import Encoder, score_vectors
-from gnnmr_dist.inference import embed_all
 from gnnmr_dist.ranking import (
     EmbeddingScorer,
     Int64Array,
@@ -31,7 +32,6 @@ from gnnmr_dist.ranking import (
     train_counts,
     train_items,
 )
-from gnnmr_dist.config import ModelSettings
 
 ENSEMBLES = ("concatenation", "average", "aligned-average")
 
@@ -70,7 +70,9 @@ def presence_table(dataset: Dataset) -> npt.NDArray[np.bool_]:
     return np.stack([np.asarray(dataset.features(info.name).present) for info in dataset.modalities])
 
 
-def combine(name: str, users: Sequence[Tensor], items: Sequence[Tensor], present: Tensor | None) -> tuple[Tensor, Tensor]:
+def combine(
+    name: str, users: Sequence[Tensor], items: Sequence[Tensor], present: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """Users [U, d'] and items [I, d'] of one ensemble by name; raises ValueError for another name."""
     if name == "concatenation":
         return concatenation(users, items, present, weight_missing=present is not None)
@@ -125,7 +127,9 @@ def evaluate(
     """
     share = shares(relevant.users.size, mesh.world_size)[mesh.rank]
     positions = np.arange(share.start, share.stop, dtype=np.int64)
-    ranked, _ = rank_top_k(scorer, relevant.users[positions], train_items(graph), max(ks), also_masked=also_masked)
+    ranked, _ = rank_top_k(
+        scorer, relevant.users[positions], train_items(graph), max(ks), also_masked=also_masked
+    )
     counts = train_counts(graph)
     own = rank_metrics(ranked, relevant.items.select(positions), ks, counts)
     names = tuple(own)

@@ -112,7 +112,9 @@ def check_settings(dataset: Dataset, settings: Settings) -> None:
         raise InputError(f"select_row: expected one of {', '.join((*ENSEMBLES, *names))}, got {row!r}")
     largest = max(settings.evaluation.ks)
     if largest > dataset.num_items:
-        raise InputError(f"ks: expected cut-offs up to the number of items, {dataset.num_items}, got {largest}")
+        raise InputError(
+            f"ks: expected cut-offs up to the number of items, {dataset.num_items}, got {largest}"
+        )
     make_sampler(dataset, settings)
 
 
@@ -181,8 +183,8 @@ def make_sampler(dataset: Dataset, settings: Settings) -> Sampler:
 def fit(session: Session, hooks: Hooks) -> None:
     """Train until the epochs are over, validation stops improving, or a loss is not finite.
 
-    Ends with ``session.state.finished`` set to "epochs", "patience" or "diverged: ..."; the models then hold the weights of
-    the best validation (unless diverged).
+    Ends with ``session.state.finished`` set to "epochs", "patience" or "diverged: ..."; the models then hold the weights
+    of the best validation (unless diverged).
     """
     state, training = session.state, session.settings.training
     while state.finished is None:
@@ -210,7 +212,12 @@ def _run_epoch(session: Session, hooks: Hooks) -> Tensor:
     for step in range(state.step, session.num_steps):
         data = next_step(session, state.epoch, step).to(session.mesh.device)
         losses = train_step(
-            session.models, data, lambda m, d=data: _rows(session, m, d), session.present, session.mesh, session.settings
+            session.models,
+            data,
+            [_rows(session, model.number, data) for model in session.models],
+            session.present,
+            session.mesh,
+            session.settings,
         )
         sums += losses
         state.step, state.loss_sums = step + 1, sums.tolist()
@@ -220,7 +227,9 @@ def _run_epoch(session: Session, hooks: Hooks) -> Tensor:
             )
         bad = first_bad_loss(losses, session.names)
         if bad is not None:
-            state.finished = f"diverged: loss of modality {bad} is not finite at epoch {state.epoch}, step {step}"
+            state.finished = (
+                f"diverged: loss of modality {bad} is not finite at epoch {state.epoch}, step {step}"
+            )
             return sums
         every = training.checkpoint_every_steps
         if every and state.step % every == 0 and state.step < session.num_steps:
@@ -288,7 +297,9 @@ def validation_metrics(session: Session) -> dict[str, float]:
 
 def _named_losses(session: Session, losses: Tensor) -> Mapping[str, Mapping[str, float]]:
     kind = session.settings.loss.supervised
-    return {name: {kind: float(a), "kl": float(b)} for name, (a, b) in zip(session.names, losses, strict=True)}
+    return {
+        name: {kind: float(a), "kl": float(b)} for name, (a, b) in zip(session.names, losses, strict=True)
+    }
 
 
 def _memory(mesh: Mesh) -> Sequence[Mapping[str, float]]:

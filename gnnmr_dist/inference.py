@@ -1,7 +1,8 @@
 """Embeddings of every node, layer by layer, exact and in bounded memory.
 
-Each layer is computed for all nodes before the next, in slices of rows whose edges fit a budget, with the encoder's own
-``transform`` and ``aggregate``: the result is the full-graph forward, without its memory. Axes: N nodes, I items, d width.
+Each layer is computed for all nodes before the next, in slices of rows whose edges fit a budget, with the encoder's
+own ``transform`` and ``aggregate``: the result is the full-graph forward, without its memory. Axes: N nodes, I items,
+d width.
 """
 
 from __future__ import annotations
@@ -104,7 +105,9 @@ def embed_unlinked_items(encoder: Encoder, rows: ItemRows) -> Tensor:
     h = encoder.items(None, rows)
     nothing = torch.zeros(0, dtype=torch.int64, device=h.device)
     degree = h.new_zeros(h.shape[0])
-    block = make_block(torch.zeros(h.shape[0] + 1, dtype=torch.int64, device=h.device), nothing, degree, degree)
+    block = make_block(
+        torch.zeros(h.shape[0] + 1, dtype=torch.int64, device=h.device), nothing, degree, degree
+    )
     layers = [h]
     for layer in encoder.layers:
         h = encoder.activate(layer(h, block))

@@ -68,7 +68,9 @@ def train_on_ray(dataset: str, output: str, settings: Settings, start: str | Non
             try:
                 _trainer(job, run, settings).fit()
             except (ray.train.TrainingFailedError, RayError) as error:
-                raise RunError(f"training failed: {_cause(error)}; --resume goes on from the last checkpoint") from error
+                raise RunError(
+                    f"training failed: {_cause(error)}; --resume goes on from the last checkpoint"
+                ) from error
         return ends[-1] if ends else None
 
 
@@ -233,7 +235,10 @@ def placement_problem(nodes: Sequence[Mapping[str, float]], cluster: ClusterSett
     if room >= cluster.num_workers:
         return None
     need = " and ".join(f"{amount:g} {key}" for key, amount in wanted.items())
-    have = "; ".join(" and ".join(f"{node.get(key, 0.0):g} {key}" for key in wanted) for node in nodes) or "no node"
+    have = (
+        "; ".join(" and ".join(f"{node.get(key, 0.0):g} {key}" for key in wanted) for node in nodes)
+        or "no node"
+    )
     return (
         f"num_workers: expected at most {room} workers of {need} each on this cluster ({len(nodes)} nodes: {have}), "
         f"got {cluster.num_workers}"

@@ -1,7 +1,7 @@
 """The truth (Eq. 7) and the peers (Eq. 8): pure functions of score tensors.
 
-Axes: M modalities, b rows (user, positive item), S columns of a row. Column 0 is the positive item; with BPR column 1 is
-the row's own negative; the rest are the step's shared candidates. Sums over rows are returned, never means: the caller
+Axes: M modalities, b rows (user, positive item), S columns of a row. Column 0 is the positive item; with BPR column 1
+is the row's own negative; the rest are the step's shared candidates. Sums over rows are returned, never means: the caller
 divides once by the size of the global batch, so any split of the rows gives the same loss.
 """
 
@@ -31,7 +31,9 @@ def bpr_loss(positive: Tensor, negative: Tensor, valid: Tensor | None = None) ->
         ValueError: shapes differ (broadcasting here would silently train something else).
     """
     if positive.shape != negative.shape or positive.dim() != 1:
-        raise ValueError(f"positive and negative must be [b] alike, got {positive.shape} and {negative.shape}")
+        raise ValueError(
+            f"positive and negative must be [b] alike, got {positive.shape} and {negative.shape}"
+        )
     loss = functional.softplus(negative - positive)
     return (loss if valid is None else torch.where(valid, loss, torch.zeros_like(loss))).sum()
 
@@ -57,8 +59,8 @@ def sampled_softmax_loss(scores: Tensor, masked: Tensor) -> Tensor:
 class Peers:
     """All modalities' judgements of a step's cells, ready for each modality to be taught by the others.
 
-    ``values`` [M, b, S] are scores, or probabilities for the teacher ``distributions``; ``weight`` likewise is 1 where the
-    modality is present and 0 where not (None = present everywhere); ``total`` and ``count`` are sums over all M.
+    ``values`` [M, b, S] are scores, or probabilities for the teacher ``distributions``; ``weight`` likewise is 1 where
+    the modality is present and 0 where not (None = present everywhere); ``total`` and ``count`` are sums over all M.
     """
 
     values: Tensor
@@ -97,7 +99,11 @@ def make_peers(
     Raises:
         ValueError: shapes do not fit.
     """
-    if scores.dim() != 3 or scores.shape[1:] != masked.shape or (present is not None and present.shape != scores.shape):
+    if (
+        scores.dim() != 3
+        or scores.shape[1:] != masked.shape
+        or (present is not None and present.shape != scores.shape)
+    ):
         raise ValueError(f"expected [M, {tuple(masked.shape)}], got {tuple(scores.shape)}")
     values = scores.detach() / temperature
     if teacher == "distributions":

@@ -41,7 +41,8 @@ def mix64(x: np.uint64) -> np.uint64:
 @numba.njit(inline="always", cache=True)
 def absorb(state: np.uint64, word: np.uint64) -> np.uint64:
     """The state after one more word; order matters, so (a, b) and (b, a) give different streams."""
-    return mix64((np.uint64(state) + np.uint64(0x9E3779B97F4A7C15)) ^ mix64(np.uint64(word)))
+    mixed: np.uint64 = mix64((np.uint64(state) + np.uint64(0x9E3779B97F4A7C15)) ^ mix64(np.uint64(word)))
+    return mixed
 
 
 @numba.njit(inline="always", cache=True)

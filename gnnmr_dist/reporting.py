@@ -20,8 +20,8 @@ Record = Mapping[str, Any]
 class MetricsLog:
     """A JSON-lines file of records, on a local disk or any pyarrow file system.
 
-    Opened at a place in training, it drops what a cut-off run wrote beyond that place, so no step stands twice. Lines reach
-    the file at :meth:`flush`: appended on a local disk, rewritten whole elsewhere (object stores cannot append).
+    Opened at a place in training, it drops what a cut-off run wrote beyond that place, so no step stands twice. Lines
+    reach the file at :meth:`flush`: appended on a local disk, rewritten whole elsewhere (object stores cannot append).
     """
 
     def __init__(self, address: Address, epoch: int = 0, step: int = 0) -> None:
@@ -29,7 +29,9 @@ class MetricsLog:
         self._pending: list[str] = []
         self._lines: list[str] = []
         if storage.exists(address):
-            self._lines = [line for line in _complete_lines(storage.read_bytes(address)) if _before(line, epoch, step)]
+            self._lines = [
+                line for line in _complete_lines(storage.read_bytes(address)) if _before(line, epoch, step)
+            ]
         storage.write_bytes_atomic(address, "".join(self._lines).encode())
 
     def write(self, record: Record) -> None:
@@ -78,7 +80,11 @@ class EpochProgress:
 
     def __enter__(self) -> EpochProgress:
         if self.console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} steps"))
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.completed}/{task.total} steps"),
+            )
             self._bar = Progress(*columns, console=self.console, transient=True)
             self._task = self._bar.add_task("epoch 1", total=self.steps)
             self._bar.start()
@@ -94,7 +100,9 @@ class EpochProgress:
             self.console.print(epoch_line(record, self.epochs, self.metric, time.monotonic() - self._started))
         if self._bar is not None:
             done = record.get("step", self.steps - 1) + 1
-            self._bar.update(self._task, completed=done, description=f"epoch {record['epoch'] + 1}/{self.epochs}")
+            self._bar.update(
+                self._task, completed=done, description=f"epoch {record['epoch'] + 1}/{self.epochs}"
+            )
 
 
 def epoch_line(record: Record, epochs: int, metric: str, elapsed: float) -> str:
@@ -105,7 +113,9 @@ def epoch_line(record: Record, epochs: int, metric: str, elapsed: float) -> str:
     line = f"epoch {record['epoch'] + 1:>3}/{epochs}  {'  '.join(parts)}"
     if "valid" in record:
         best = record["best"]
-        line += f"  valid {metric} {record['valid'][metric]:.4f} (best {best[metric]:.4f}, epoch {best['epoch']})"
+        line += (
+            f"  valid {metric} {record['valid'][metric]:.4f} (best {best[metric]:.4f}, epoch {best['epoch']})"
+        )
     return line + f"  {record['seconds']:.1f} s, {elapsed:.0f} s in all"
 
 

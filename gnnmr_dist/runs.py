@@ -19,9 +19,9 @@ from gnnmr_dist.checkpoint import (
     RunInfo,
     file_name,
     fingerprint_tensor,
+    manifest_bytes,
     newest_checkpoint,
     open_checkpoint,
-    manifest_bytes,
     write_part,
 )
 from gnnmr_dist.config import Settings, to_toml
@@ -30,7 +30,13 @@ from gnnmr_dist.fitting import Record, Session, run_info
 from gnnmr_dist.reporting import MetricsLog
 from gnnmr_dist.training import state_tensors
 
-SETTINGS, RUN, METRICS, CHECKPOINTS, MODEL = "settings.toml", "run.json", "metrics.jsonl", "checkpoints", "model"
+SETTINGS, RUN, METRICS, CHECKPOINTS, MODEL = (
+    "settings.toml",
+    "run.json",
+    "metrics.jsonl",
+    "checkpoints",
+    "model",
+)
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,9 @@ class RunDirectory:
         """Write settings.toml and run.json (what made the results that will stand beside them)."""
         storage.write_bytes_atomic(self.place(SETTINGS), to_toml(settings).encode())
         content = {"dataset": info.dataset, "data_digest": info.data_digest, "seed": settings.training.seed}
-        content |= {"modalities": [m.name for m in info.modalities], "versions": dict(info.versions)} | dict(extra)
+        content |= {"modalities": [m.name for m in info.modalities], "versions": dict(info.versions)} | dict(
+            extra
+        )
         storage.write_bytes_atomic(self.place(RUN), (json.dumps(content, indent=1) + "\n").encode())
 
     def checkpoints(self) -> list[str]:
@@ -76,7 +84,9 @@ class RunDirectory:
         checkpoint, passed = newest_checkpoint(self.checkpoints())
         if checkpoint is None:
             reason = f" ({passed[0]})" if passed else ""
-            raise InputError(f"{self.place(CHECKPOINTS)}: expected a complete checkpoint to resume from, got none{reason}")
+            raise InputError(
+                f"{self.place(CHECKPOINTS)}: expected a complete checkpoint to resume from, got none{reason}"
+            )
         return checkpoint, passed
 
     def publish_model(self, checkpoint: Checkpoint) -> None:
@@ -100,7 +110,9 @@ class RunDirectory:
             InputError: the run has not finished, or its files are damaged.
         """
         if not storage.exists(self.place(MODEL, MANIFEST)):
-            raise bad_input(self.address, "a finished run (model/manifest.json)", "none; train, or train --resume, first")
+            raise bad_input(
+                self.address, "a finished run (model/manifest.json)", "none; train, or train --resume, first"
+            )
         return open_checkpoint(self.place(MODEL))
 
 

@@ -22,8 +22,12 @@ def parser() -> Parser:
     """The command line."""
     made = Parser(prog="python -m gnnmr_dist.train", description=__doc__.split(":", 1)[1].strip())
     made.add_argument("--dataset", metavar="DIR", required=True, help="data set made by gnnmr_dist.prepare")
-    made.add_argument("--output", metavar="DIR", required=True, help="run directory, new or empty unless --resume")
-    made.add_argument("--resume", action="store_true", help="go on from the newest complete checkpoint in --output")
+    made.add_argument(
+        "--output", metavar="DIR", required=True, help="run directory, new or empty unless --resume"
+    )
+    made.add_argument(
+        "--resume", action="store_true", help="go on from the newest complete checkpoint in --output"
+    )
     add_settings(made)
     return made
 
@@ -38,7 +42,9 @@ def command(argv: Sequence[str] | None) -> None:
         start, remarks = RunDirectory(output).newest()
         for remark in remarks:
             print(f"passed over a damaged checkpoint: {remark}", file=sys.stderr)
-        settings = build(("checkpoint", dict(start.info.settings)), ("command line", given_settings(arguments)))
+        settings = build(
+            ("checkpoint", dict(start.info.settings)), ("command line", given_settings(arguments))
+        )
     else:
         settings = settings_from(arguments)
     train(dataset, output, settings, start)
@@ -94,14 +100,17 @@ def _close(run: RunDirectory, settings: Settings, finished: str | None) -> None:
     checkpoint, _ = run.newest()
     run.publish_model(checkpoint)
     state, metric = checkpoint.state, settings.evaluation.select_metric
-    print(f"best validation {metric} of {settings.evaluation.select_row}: {state.best_value:.4f} (epoch {state.best_epoch})")
+    row = settings.evaluation.select_row
+    print(f"best validation {metric} of {row}: {state.best_value:.4f} (epoch {state.best_epoch})")
     print(f"model, metrics.jsonl and checkpoints are in {run.address}")
     print(f"next: python -m gnnmr_dist.evaluate --run {run.address} --split test")
 
 
 def _opening(dataset: Dataset, settings: Settings, groups: int, start: Checkpoint | None) -> str:
     workers, modalities = settings.cluster.num_workers, len(dataset.modalities)
-    place = "this process" if workers == 0 else f"{workers} Ray Train workers ({workers // groups} x {groups})"
+    place = (
+        "this process" if workers == 0 else f"{workers} Ray Train workers ({workers // groups} x {groups})"
+    )
     begin = "" if start is None else f", going on at epoch {start.state.epoch + 1}, step {start.state.step}"
     return (
         f"{dataset.name}: {dataset.num_users} users, {dataset.num_items} items, {dataset.graph.num_edges} train "

@@ -5,7 +5,7 @@ Axes: M modalities, b rows of this replica, S columns of scores, s seeds, d embe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -66,14 +66,22 @@ def build_encoder(
 
 
 def build_model(
-    number: int, name: str, kind: Kind, size: int, shape: tuple[int, int], settings: Settings, device: torch.device
+    number: int,
+    name: str,
+    kind: Kind,
+    size: int,
+    shape: tuple[int, int],
+    settings: Settings,
+    device: torch.device,
 ) -> ModalityModel:
     """The model of modality ``number``; ``shape`` = (users, items). The same on whatever worker it is built."""
     key = derive(settings.training.seed, Purpose.INITIALISATION, number)
     num_layers = len(settings.sampling.num_neighbors)
     encoder = build_encoder(*shape, kind, size, settings.model, num_layers, key).to(device)
     training = settings.training
-    optimizer = torch.optim.Adam(encoder.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay)
+    optimizer = torch.optim.Adam(
+        encoder.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay
+    )
     return ModalityModel(number, name, encoder, optimizer)
 
 
@@ -100,7 +108,7 @@ def presence(present: Tensor, data: StepData) -> Tensor:
 def train_step(
     models: Sequence[ModalityModel],
     data: StepData,
-    rows: Callable[[int], ItemRows],
+    rows: Sequence[ItemRows],
     present: Tensor | None,
     mesh: Mesh,
     settings: Settings,
@@ -112,12 +120,12 @@ def train_step(
     Args:
         models: the hosted ones, in the mesh's order.
         data: this replica's part.
-        rows: modality number -> its rows of ``data.nodes.items``.
+        rows: each model's features of ``data.nodes.items``.
         present: bool [M, I], or None when missing modalities are not to be told apart.
         mesh: where scores and gradients go.
         settings: all settings.
     """
-    scores = [step_scores(model, data, rows(model.number), settings) for model in models]
+    scores = [step_scores(model, data, own, settings) for model, own in zip(models, rows, strict=True)]
     everyone = mesh.gather_modalities(torch.stack([s.detach() for s in scores]))
     loss = settings.loss
     peers = make_peers(
@@ -166,7 +174,7 @@ def first_bad_loss(losses: Tensor, names: Sequence[str]) -> str | None:
 
 
 def state_tensors(model: ModalityModel) -> dict[str, dict[str, Tensor]]:
-    """What must be kept to go on exactly: ``weights`` by name, and ``optimizer`` as exp_avg.NAME, exp_avg_sq.NAME, step.NAME."""
+    """What must be kept to go on exactly: ``weights`` by name; ``optimizer`` as exp_avg.NAME, exp_avg_sq.NAME, step.NAME."""
     named = dict(model.encoder.named_parameters())
     moments: dict[str, Tensor] = {}
     for name, parameter in named.items():
@@ -190,7 +198,9 @@ def load_state(model: ModalityModel, weights: Mapping[str, Tensor], moments: Map
         parameter = named[name]
         if kind != "step" and value.shape != parameter.shape:
             raise ValueError(f"{key}: expected shape {tuple(parameter.shape)}, got {tuple(value.shape)}")
-        model.optimizer.state[parameter][kind] = value.clone() if kind == "step" else value.to(parameter.device).clone()
+        model.optimizer.state[parameter][kind] = (
+            value.clone() if kind == "step" else value.to(parameter.device).clone()
+        )
 
 
 def load_weights(encoder: Encoder, weights: Mapping[str, Tensor]) -> None:
@@ -201,5 +211,7 @@ def load_weights(encoder: Encoder, weights: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
         for name, parameter in named.items():
             if weights[name].shape != parameter.shape:
-                raise ValueError(f"{name}: expected {tuple(parameter.shape)}, got {tuple(weights[name].shape)}")
+                raise ValueError(
+                    f"{name}: expected {tuple(parameter.shape)}, got {tuple(weights[name].shape)}"
+                )
             parameter.copy_(weights[name])

@@ -60,7 +60,9 @@ def build_graph(users: IntArray, items: IntArray, num_users: int, num_items: int
     u, i = users[by_user], items[by_user]
     if u.size and bool(np.any((u[1:] == u[:-1]) & (i[1:] == i[:-1]))):
         raise ValueError("a user-item pair stands twice")
-    degree = np.concatenate([np.bincount(users, minlength=num_users), np.bincount(items, minlength=num_items)])
+    degree = np.concatenate(
+        [np.bincount(users, minlength=num_users), np.bincount(items, minlength=num_items)]
+    )
     indptr = np.zeros(num_users + num_items + 1, np.int64)
     np.cumsum(degree, out=indptr[1:])
     indices = np.concatenate([i + num_users, users[by_item]]).astype(np.int32)

@@ -145,8 +145,8 @@ class PyGBlocks:
     neighbours although more remain.
     """
 
-    def __init__(self, graph: Graph, num_neighbors: Sequence[int]) -> None:
-        """A sampler over ``graph``.
+    def __init__(self, graph: Graph, num_neighbors: Sequence[int], seed: int) -> None:
+        """A sampler over ``graph``; PyG draws from torch's global generator, seeded per step from ``seed``.
 
         Raises:
             InputError: neither pyg-lib nor torch-sparse is installed.
@@ -156,13 +156,15 @@ class PyGBlocks:
                 "PyG's neighbour sampler: expected pyg-lib or torch-sparse to be installed, got neither"
             )
         self.graph = graph
-        self.num_neighbors = check_fan_outs(num_neighbors)
+        self.num_neighbors, self.seed = check_fan_outs(num_neighbors), seed
         target = np.repeat(np.arange(graph.num_nodes), graph.degree())
         edge_index = torch.from_numpy(np.stack([np.asarray(graph.indices, np.int64), target]))
         data = Data(edge_index=edge_index, num_nodes=graph.num_nodes)
         self._sampler = NeighborSampler(data, list(num_neighbors), is_sorted=True)
 
-    def sample(self, seeds: npt.NDArray[np.integer], excluded: Edges | None = None) -> SampledGraph:
+    def sample(
+        self, seeds: npt.NDArray[np.integer], epoch: int, step: int, excluded: Edges | None = None
+    ) -> SampledGraph:
         """Blocks for distinct ``seeds`` (node numbers [s]); the edges ``excluded`` are in none of them.
 
         Raises:
@@ -171,7 +173,9 @@ class PyGBlocks:
         seeds = np.array(seeds, dtype=np.int64)
         if np.unique(seeds).size != seeds.size:
             raise ValueError("a seed stands twice")
-        out = self._sampler.sample_from_nodes(NodeSamplerInput(None, torch.from_numpy(seeds)))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive(self.seed, Purpose.NEIGHBOURS, epoch, step) % 2**63)
+            out = self._sampler.sample_from_nodes(NodeSamplerInput(None, torch.from_numpy(seeds)))
         n_id, source, target = out.node.numpy(), out.row.numpy(), out.col.numpy()
         order = np.lexsort((n_id[source], target))
         source, target = source[order], target[order]

@@ -42,9 +42,9 @@ class Sampler(Protocol):
 class StepData:
     """One replica's part of one step.
 
-    ``nodes`` gives embeddings of the seeds [s]; ``users``, ``positives``, ``negatives`` int64 [b] and ``candidates`` int64 [C]
-    are places among the seeds; ``masked`` bool [b, S]; ``columns`` int64 [b, 1 or 2] and ``candidate_items`` int64 [C] are the
-    item numbers of the columns; ``total`` is the size of the global batch.
+    ``nodes`` gives embeddings of the seeds [s]; ``users``, ``positives``, ``negatives`` int64 [b] and ``candidates``
+    int64 [C] are places among the seeds; ``masked`` bool [b, S]; ``columns`` int64 [b, 1 or 2] and
+    ``candidate_items`` int64 [C] are the item numbers of the columns; ``total`` is the size of the global batch.
     """
 
     nodes: NodeBatch
@@ -116,7 +116,9 @@ def node_batch(sampled: SampledGraph, num_users: int) -> NodeBatch:
     order[~is_user] = np.arange(num_found, n_id.size)
     degree = torch.from_numpy(sampled.degree.astype(np.float32))
     blocks = tuple(
-        make_block(torch.from_numpy(b.indptr), torch.from_numpy(b.indices), degree[: b.num_src], degree[: b.num_dst])
+        make_block(
+            torch.from_numpy(b.indptr), torch.from_numpy(b.indices), degree[: b.num_src], degree[: b.num_dst]
+        )
         for b in sampled.blocks
     )
     users, items = torch.from_numpy(n_id[is_user]), torch.from_numpy(n_id[~is_user] - num_users)

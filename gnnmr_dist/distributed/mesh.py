@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import pairwise
 
 import torch
 import torch.distributed as dist
@@ -18,7 +19,7 @@ def shares(total: int, parts: int) -> list[range]:
     """0..total-1 cut into contiguous near-equal ranges, the longer ones first; some are empty when parts > total."""
     base, extra = divmod(total, parts)
     starts = [p * base + min(p, extra) for p in range(parts + 1)]
-    return [range(a, b) for a, b in zip(starts[:-1], starts[1:], strict=True)]
+    return [range(a, b) for a, b in pairwise(starts)]
 
 
 def modality_groups(num_workers: int, num_modalities: int) -> int:
@@ -117,7 +118,11 @@ def one_process(num_modalities: int, device: torch.device | None = None) -> Mesh
 
 
 def process_mesh(
-    num_modalities: int, *, groups: int = 0, device: torch.device | None = None, timeout_seconds: float = 300.0
+    num_modalities: int,
+    *,
+    groups: int = 0,
+    device: torch.device | None = None,
+    timeout_seconds: float = 300.0,
 ) -> Mesh:
     """This process's place, from torch's default process group; every worker must call it together.
 

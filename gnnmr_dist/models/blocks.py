@@ -49,7 +49,13 @@ class Block:
         return Block(
             *(
                 t.to(device, non_blocking=True)
-                for t in (self.indptr, self.source, self.destination, self.degree_source, self.degree_destination)
+                for t in (
+                    self.indptr,
+                    self.source,
+                    self.destination,
+                    self.degree_source,
+                    self.degree_destination,
+                )
             )
         )
 
@@ -80,7 +86,7 @@ class _WeightedSum(Function):
         return _csr_product(block.indptr, block.source, weight, x)
 
     @staticmethod
-    @once_differentiable  # type: ignore[no-untyped-call,untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         weight, x = ctx.saved_tensors
         block = ctx.block
@@ -106,7 +112,9 @@ def _csr_product(indptr: Tensor, column: Tensor, weight: Tensor, x: Tensor) -> T
     shape = (indptr.numel() - 1, x.shape[0])
     outputs = []
     for h in range(x.shape[1]):
-        matrix = torch.sparse_csr_tensor(indptr, column, weight[:, h].contiguous(), shape, check_invariants=False)
+        matrix = torch.sparse_csr_tensor(
+            indptr, column, weight[:, h].contiguous(), shape, check_invariants=False
+        )
         outputs.append(matrix @ x[:, h])
     return torch.stack(outputs, dim=1)
 
@@ -126,7 +134,9 @@ def weighted_sum(weight: Tensor, x: Tensor, block: Block) -> Tensor:
     return out
 
 
-def edge_softmax(logits: Tensor, block: Block, self_logits: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+def edge_softmax(
+    logits: Tensor, block: Block, self_logits: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
     """Softmax of edge logits over the edges into each destination (Eq. 4), an own self-loop included if given.
 
     Args:
@@ -142,7 +152,9 @@ def edge_softmax(logits: Tensor, block: Block, self_logits: Tensor | None = None
     index = block.destination
     with torch.no_grad():
         peak = logits.new_full(shape, float("-inf")) if self_logits is None else self_logits.detach().clone()
-        peak.scatter_reduce_(0, index.unsqueeze(1).expand_as(logits), logits.detach(), "amax", include_self=True)
+        peak.scatter_reduce_(
+            0, index.unsqueeze(1).expand_as(logits), logits.detach(), "amax", include_self=True
+        )
     weight = torch.exp(logits - peak[index])
     total = weight.new_zeros(shape).index_add(0, index, weight)
     if self_logits is None:

@@ -24,8 +24,8 @@ ItemID = Literal["none", "missing", "all"]
 class NodeBatch:
     """Which nodes a forward pass needs, and their links.
 
-    ``users`` and ``items`` are the numbers of its user and item nodes; ``order`` int64 [n] sends the nodes of the blocks to
-    rows of (users then items); ``blocks[h]`` is hop h (0 = into the seeds).
+    ``users`` and ``items`` are the numbers of its user and item nodes; ``order`` int64 [n] sends the nodes of the blocks
+    to rows of (users then items); ``blocks[h]`` is hop h (0 = into the seeds).
     """
 
     users: Tensor
@@ -111,7 +111,14 @@ class Encoder(nn.Module):
 
 
 def make_layer(
-    encoder: str, width: int, *, heads: int, self_loops: bool, negative_slope: float, degree_scaling: bool, identity: bool
+    encoder: str,
+    width: int,
+    *,
+    heads: int,
+    self_loops: bool,
+    negative_slope: float,
+    degree_scaling: bool,
+    identity: bool,
 ) -> Layer:
     """A layer by the encoder's name: gat, gatv2, gcn, sage or lightgcn; raises ValueError for another."""
     if encoder in ("gat", "gatv2"):

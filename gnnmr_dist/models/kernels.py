@@ -48,7 +48,9 @@ def _forward(indptr: Any, source: Any, weight: Any, x: Any, out: Any) -> None:
 
 
 @numba.njit(cache=True, nogil=True, fastmath={"contract", "reassoc"})
-def _backward(indptr: Any, source: Any, weight: Any, x: Any, grad: Any, grad_weight: Any, grad_x: Any) -> None:
+def _backward(
+    indptr: Any, source: Any, weight: Any, x: Any, grad: Any, grad_weight: Any, grad_x: Any
+) -> None:
     channels = x.shape[2]
     for v in range(indptr.size - 1):
         for e in range(indptr[v], indptr[v + 1]):

@@ -45,7 +45,12 @@ def _linear(width: int, identity: bool) -> nn.Linear:
 
 
 def _attend(
-    logits: Tensor, own: Tensor | None, source: Tensor, destination: Tensor, block: Block, degree_scaling: bool
+    logits: Tensor,
+    own: Tensor | None,
+    source: Tensor,
+    destination: Tensor,
+    block: Block,
+    degree_scaling: bool,
 ) -> Tensor:
     """Softmax-weighted sum with an optional self-loop, optionally times sqrt(deg v / deg w) per edge."""
     weight, own_weight = edge_softmax(logits, block, own)

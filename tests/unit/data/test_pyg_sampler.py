@@ -146,7 +146,7 @@ def test_cumulated_blocks_by_hand() -> None:
 @pytest.mark.skipif(EXTENSION, reason="pyg-lib or torch-sparse is installed")
 def test_a_missing_extension_is_told_in_one_line() -> None:
     with pytest.raises(InputError, match="expected pyg-lib or torch-sparse to be installed, got neither"):
-        PyGBlocks(small_graph(), [2])
+        PyGBlocks(small_graph(), [2], seed=0)
 
 
 @pytest.mark.skipif(not EXTENSION, reason="needs pyg-lib or torch-sparse")
@@ -155,9 +155,9 @@ def test_pygs_own_sampler_gives_blocks(fan_outs: list[int]) -> None:
     graph = small_graph()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # without pyg-lib PyG warns that torch-sparse is going away
-        sampler = PyGBlocks(graph, fan_outs)
+        sampler = PyGBlocks(graph, fan_outs, seed=0)
     seeds, (users, items) = np.array([40, 2, 7]), graph.edges(np.arange(0, graph.num_edges, 3))
-    sampled = sampler.sample(seeds, (users, items))
+    sampled = sampler.sample(seeds, 0, 0, (users, items))
     forbidden = set(zip(users.tolist(), (items + graph.num_users).tolist(), strict=True))
     assert sampled.n_id[:3].tolist() == seeds.tolist()
     num_dst = 3
