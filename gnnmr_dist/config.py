@@ -1,7 +1,8 @@
 """Settings: frozen, typed, nested; an unknown key or a value out of range is one line and exit code 2.
 
 Read from TOML (one table per section) and from the command line (every field is ``--kebab-case``), in this
-order: defaults, preset, TOML, command line. Each field says where its value comes from: **paper**, **measured** or **assumed**.
+order: defaults, preset, TOML, command line. Each field says where its value comes from: **paper**, **measured** or
+**assumed**.
 """
 
 from __future__ import annotations

@@ -183,8 +183,8 @@ def make_sampler(dataset: Dataset, settings: Settings) -> Sampler:
 def fit(session: Session, hooks: Hooks) -> None:
     """Train until the epochs are over, validation stops improving, or a loss is not finite.
 
-    Ends with ``session.state.finished`` set to "epochs", "patience" or "diverged: ..."; the models then hold the weights
-    of the best validation (unless diverged).
+    Ends with ``session.state.finished`` set to "epochs", "patience" or "diverged: ..."; the models then hold the
+    weights of the best validation (unless diverged).
     """
     state, training = session.state, session.settings.training
     while state.finished is None:

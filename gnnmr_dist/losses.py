@@ -1,8 +1,8 @@
 """The truth (Eq. 7) and the peers (Eq. 8): pure functions of score tensors.
 
 Axes: M modalities, b rows (user, positive item), S columns of a row. Column 0 is the positive item; with BPR column 1
-is the row's own negative; the rest are the step's shared candidates. Sums over rows are returned, never means: the caller
-divides once by the size of the global batch, so any split of the rows gives the same loss.
+is the row's own negative; the rest are the step's shared candidates. Sums over rows are returned, never means: the
+caller divides once by the size of the global batch, so any split of the rows gives the same loss.
 """
 
 from __future__ import annotations

@@ -96,7 +96,8 @@ def summary(manifest: Manifest, output: Address) -> str:
             f"  {modality.name:<{width}}  {modality.kind:<8}  dim {modality.dim:>5}  "
             f"{coverage:>6.1%} of items  {modality.dtype}"
         )
-    lines += [f"digest: {manifest.digest}", f"next: python -m gnnmr_dist.train --data {os.fspath(output)}"]
+    following = f"python -m gnnmr_dist.train --dataset {os.fspath(output)} --output RUN --num-workers 2"
+    lines += [f"digest: {manifest.digest}", f"next: {following}"]
     return "\n".join(lines)
 
 

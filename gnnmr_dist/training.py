@@ -174,7 +174,7 @@ def first_bad_loss(losses: Tensor, names: Sequence[str]) -> str | None:
 
 
 def state_tensors(model: ModalityModel) -> dict[str, dict[str, Tensor]]:
-    """What must be kept to go on exactly: ``weights`` by name; ``optimizer`` as exp_avg.NAME, exp_avg_sq.NAME, step.NAME."""
+    """What must be kept to go on exactly: ``weights`` by name; ``optimizer`` as exp_avg.NAME, step.NAME..."""
     named = dict(model.encoder.named_parameters())
     moments: dict[str, Tensor] = {}
     for name, parameter in named.items():

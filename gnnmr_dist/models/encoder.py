@@ -24,7 +24,7 @@ ItemID = Literal["none", "missing", "all"]
 class NodeBatch:
     """Which nodes a forward pass needs, and their links.
 
-    ``users`` and ``items`` are the numbers of its user and item nodes; ``order`` int64 [n] sends the nodes of the blocks
+    ``users`` and ``items`` are the numbers of its user and item nodes; ``order`` int64 [n] sends the blocks' nodes
     to rows of (users then items); ``blocks[h]`` is hop h (0 = into the seeds).
     """
 
