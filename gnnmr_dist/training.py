@@ -126,20 +126,20 @@ def train_step(
         settings: all settings.
     """
     scores = [step_scores(model, data, own, settings) for model, own in zip(models, rows, strict=True)]
-    everyone = mesh.gather_modalities(torch.stack([s.detach() for s in scores]))
+    gathered = mesh.start_gather(torch.stack([s.detach() for s in scores]))
+    truths = [_supervised(own, data, settings) for own in scores]  # while the scores travel
     loss = settings.loss
     peers = make_peers(
-        everyone,
+        gathered(),
         None if present is None else presence(present, data),
         data.masked,
         teacher=loss.teacher,
         temperature=loss.distill_temperature,
     )
     losses = torch.zeros(mesh.num_modalities, 2, dtype=torch.float64, device=mesh.device)
-    for model, own in zip(models, scores, strict=True):
-        truth = _supervised(own, data, settings)
+    for model, own, truth in zip(models, scores, truths, strict=True):
         kl = mutual_kl_loss(own, peers, data.masked, model.number)
-        model.optimizer.zero_grad(set_to_none=False)
+        model.optimizer.zero_grad()
         ((truth + loss.distill_weight * kl) / data.total).backward()
         losses[model.number, 0], losses[model.number, 1] = truth.detach(), kl.detach()
     _update(models, mesh, settings.training.grad_clip)
@@ -191,10 +191,12 @@ def load_state(model: ModalityModel, weights: Mapping[str, Tensor], moments: Map
     """
     load_weights(model.encoder, weights)
     named = dict(model.encoder.named_parameters())
+    expected = {f"{kind}.{name}" for kind in ("exp_avg", "exp_avg_sq", "step") for name in named}
+    if moments and set(moments) != expected:
+        differing = sorted(expected ^ set(moments))
+        raise ValueError(f"optimizer state missing or left over: {', '.join(differing[:3])}")
     for key, value in moments.items():
         kind, _, name = key.partition(".")
-        if name not in named:
-            raise ValueError(f"optimizer state of an unknown parameter {name!r}")
         parameter = named[name]
         if kind != "step" and value.shape != parameter.shape:
             raise ValueError(f"{key}: expected shape {tuple(parameter.shape)}, got {tuple(value.shape)}")

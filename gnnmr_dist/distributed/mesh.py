@@ -6,6 +6,7 @@ W workers = R replicas x G modality groups; rank = replica * G + group. Scores a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import pairwise
@@ -67,14 +68,23 @@ class Mesh:
 
         Bytes each worker receives: (G - 1) * ceil(M / G) * own[0].nbytes; groups that host fewer send padding.
         """
+        return self.start_gather(own)()
+
+    def start_gather(self, own: Tensor) -> Callable[[], Tensor]:
+        """Begin :meth:`gather_modalities`; the returned function waits for its result."""
         if self.groups == 1:
-            return own
+            return lambda: own
         sizes = [len(part) for part in shares(self.num_modalities, self.groups)]
         padded = own.new_zeros((max(sizes), *own.shape[1:]))
         padded[: own.shape[0]] = own
         slots = [torch.empty_like(padded) for _ in sizes]
-        dist.all_gather(slots, padded, group=self.modality_axis)
-        return torch.cat([slot[:size] for slot, size in zip(slots, sizes, strict=True)])
+        work = dist.all_gather(slots, padded, group=self.modality_axis, async_op=True)
+
+        def finish() -> Tensor:
+            work.wait()
+            return torch.cat([slot[:size] for slot, size in zip(slots, sizes, strict=True)])
+
+        return finish
 
     def sum_replicas(self, tensors: list[Tensor]) -> None:
         """Add ``tensors`` up over the replica axis, in place, as one message per dtype."""
