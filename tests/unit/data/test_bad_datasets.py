@@ -154,6 +154,10 @@ def swapped(array: np.ndarray) -> None:
     array[[0, 1]] = array[[1, 0]]
 
 
+def swapped_users(array: np.ndarray) -> None:
+    array[[-2, -1]] = array[[-1, -2]]
+
+
 def moved_edge(array: np.ndarray) -> None:
     array[1] += 1
 
@@ -596,6 +600,12 @@ GRAPH_CASES = [
         "graph of other pairs",
         graph("indices", swapped),
         "DATA/graph/indices.npy, row 0: expected 13 (from train.parquet), got 17",
+        shallow=False,
+    ),
+    Case(
+        "graph of other pairs on the items' side",
+        graph("indices", swapped_users),
+        "DATA/graph/indices.npy, row 78: expected 3 (from train.parquet), got 9",
         shallow=False,
     ),
 ]

@@ -88,6 +88,23 @@ def test_cold_users_and_items_are_cold_and_no_others(planted: Dataset) -> None:
     assert rest[:, :5].any()
 
 
+def test_every_user_keeps_a_train_interaction_even_where_that_is_rare(tmp_path: Path) -> None:
+    """With 3 interactions each and half of the items cold, chance alone would leave many users without."""
+    synthetic_dataset(
+        tmp_path / "data",
+        num_users=200,
+        num_items=64,
+        interactions_per_user=3,
+        cold_users=7,
+        cold_items=32,
+    )
+    dataset = open_dataset(tmp_path / "data")
+    np.testing.assert_array_equal(matrix(dataset, "train").any(axis=1), np.arange(200) >= 7)
+    assert not matrix(dataset, "train")[:, :32].any()
+    together = sum(matrix(dataset, split) for split in ("train", "valid", "test"))
+    assert together[:, 32:].any(axis=1).all()
+
+
 def test_every_modality_alone_is_worse_than_all_and_better_than_popularity(planted: Dataset) -> None:
     base = recall(planted, np.tile(popularity(planted), (planted.num_users, 1)))
     alone = {info.name: linear_probe(planted, features(planted, info.name)) for info in planted.modalities}
