@@ -83,7 +83,8 @@ class _WeightedSum(Function):
         ctx.block = block
         if compiled(weight, x):
             return kernels.weighted_sum(block.indptr, block.source, weight, x)
-        return _csr_product(block.indptr, block.source, weight, x)
+        with torch.autocast(x.device.type, enabled=False):
+            return _csr_product(block.indptr, block.source, weight, x)
 
     @staticmethod
     @once_differentiable
@@ -128,8 +129,11 @@ def weighted_sum(weight: Tensor, x: Tensor, block: Block) -> Tensor:
         block: E edges over S sources and D destinations.
 
     Returns:
-        [D, H, c]; zero rows where a destination has no edge.
+        [D, H, c]; zero rows where a destination has no edge. Half precision is summed, and returned, in float32.
     """
+    if x.dtype in (torch.bfloat16, torch.float16):
+        x = x.float()
+    weight = weight.to(x.dtype)
     out: Tensor = _WeightedSum.apply(weight, x, block)  # type: ignore[no-untyped-call]
     return out
 

@@ -52,11 +52,16 @@ def _attend(
     block: Block,
     degree_scaling: bool,
 ) -> Tensor:
-    """Softmax-weighted sum with an optional self-loop, optionally times sqrt(deg v / deg w) per edge."""
+    """Softmax-weighted sum with an optional self-loop, optionally times sqrt(deg v / deg w) per edge.
+
+    A self-loop counts in the degrees, as it does in the softmax.
+    """
     weight, own_weight = edge_softmax(logits, block, own)
     if degree_scaling:
-        ratio = (1 + block.degree_destination)[block.destination] / (1 + block.degree_source)[block.source]
-        weight = weight * ratio.sqrt().unsqueeze(1)
+        loop = 0 if own is None else 1
+        above = (loop + block.degree_destination)[block.destination]
+        below = (loop + block.degree_source)[block.source]
+        weight = weight * (above / below).sqrt().unsqueeze(1)
     out = weighted_sum(weight, source, block)
     return out if own_weight is None else out + own_weight.unsqueeze(-1) * destination
 
@@ -64,8 +69,10 @@ def _attend(
 class GATLayer(Layer):
     """Graph attention (Velickovic et al. 2018; Eqs. 3 to 5): a_vw = softmax_w LeakyReLU(att . [W h_v ; W h_w]).
 
-    ``degree_scaling`` multiplies a_vw by sqrt((1 + deg v) / (1 + deg w)): a softmax only averages and so forgets
-    degrees; uniform attention times this factor is the symmetric normalisation of GCN and LightGCN.
+    ``degree_scaling`` multiplies a_vw by sqrt(deg v / deg w), degrees counting the self-loop if there is one: a
+    softmax only averages and so forgets degrees. Uniform attention over all neighbours times this factor is the
+    symmetric normalisation: GCN's 1 / sqrt((1 + deg v)(1 + deg w)) with self-loops, LightGCN's
+    1 / sqrt(deg v deg w) without.
     """
 
     def __init__(
