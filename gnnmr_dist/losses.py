@@ -107,7 +107,8 @@ def make_peers(
         raise ValueError(f"expected [M, {tuple(masked.shape)}], got {tuple(scores.shape)}")
     values = scores.detach() / temperature
     if teacher == "distributions":
-        values = torch.softmax(values.masked_fill(masked, _LOWEST), dim=2)
+        out = masked if present is None else masked | ~present
+        values = torch.softmax(values.masked_fill(out, _LOWEST), dim=2)
     if present is None or bool(present.all()):
         return Peers(values, None, values.sum(dim=0), float(scores.shape[0]), teacher, temperature)
     weight = present.to(values.dtype)
