@@ -85,7 +85,12 @@ def manifest_bytes(info: RunInfo, state: FitState, fingerprints: Mapping[str, by
         for name, mark in sorted(fingerprints.items())
     }
     content = {"format": FORMAT, "state": asdict(state), "files": files} | asdict(info)
-    return (json.dumps(content, indent=1) + "\n").encode()
+    return (json.dumps(content | {"sha256": _digest(content)}, indent=1) + "\n").encode()
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    """SHA-256 over the manifest's own content, so that a changed seed or epoch does not pass for the truth."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -131,6 +136,8 @@ def open_checkpoint(address: Address, *, verify: bool = True) -> Checkpoint:
         content = json.loads(storage.read_bytes(place))
         if content["format"] != FORMAT:
             raise bad_input(place, f"checkpoint format {FORMAT}", content["format"])
+        if content.pop("sha256") != _digest(content):
+            raise bad_input(place, "content of the SHA-256 it states", "other content")
         modalities = tuple(ModalityInfo(**m) for m in content["modalities"])
         state = FitState(**content["state"])
         files = {
@@ -146,9 +153,10 @@ def open_checkpoint(address: Address, *, verify: bool = True) -> Checkpoint:
     for name in (file_name(m.name, "weights") for m in modalities):
         if name not in files:
             raise bad_input(place, f"file {name}", "none of that name")
+    known = {file_name(m.name, part) for m in modalities for part in PARTS}
     for name in files:
-        if Path(name).name != name:
-            raise bad_input(place, "plain file names", repr(name))
+        if name not in known or Path(name).name != name:
+            raise bad_input(place, "files of its modalities only, in plain names", repr(name))
     if verify:
         for name, expected in files.items():
             _verified(str(address), name, expected)
