@@ -162,7 +162,7 @@ def resumed_state(checkpoint: Checkpoint, settings: Settings) -> FitState:
     if state.finished == "epochs" and state.epoch < settings.training.epochs:
         state.finished = None
     if state.finished == "patience" and state.waited < settings.training.patience:
-        state.finished = None
+        state.finished = None if state.epoch < settings.training.epochs else "epochs"
     return state
 
 

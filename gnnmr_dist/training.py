@@ -168,9 +168,15 @@ def _update(models: Sequence[ModalityModel], mesh: Mesh, grad_clip: float) -> No
 
 
 def first_bad_loss(losses: Tensor, names: Sequence[str]) -> str | None:
-    """The name of the first modality whose loss [M, 2] is not finite, or None."""
-    bad = (~torch.isfinite(losses).all(dim=1)).nonzero()
-    return names[int(bad[0])] if bad.numel() else None
+    """The name of a modality whose loss [M, 2] is not finite, or None.
+
+    Truth first: a peer's scores that are not finite spoil everyone's KL, but only its own truth.
+    """
+    for column in range(losses.shape[1]):
+        bad = (~torch.isfinite(losses[:, column])).nonzero()
+        if bad.numel():
+            return names[int(bad[0])]
+    return None
 
 
 def state_tensors(model: ModalityModel) -> dict[str, dict[str, Tensor]]:
