@@ -130,8 +130,8 @@ class World:
             exclude_supervision=settings.sampling.exclude_supervision,
         )
 
-    def rows(self, data: StepData) -> Any:
-        return lambda m: gather_rows(self.tables[m], data.nodes.items.numpy())
+    def rows(self, data: StepData) -> list[ItemRows]:
+        return [gather_rows(table, data.nodes.items.numpy()) for table in self.tables]
 
     def train(self, models: list[ModalityModel], data: StepData, mesh: Mesh | None = None) -> Tensor:
         mesh = mesh or one_process(len(self.tables))
