@@ -57,7 +57,7 @@ class Kept:
         self.saved.append((session.state.epoch, session.state.step))
 
 
-class PowerCut(Exception):
+class PowerCutError(Exception):
     """Stops a run at a chosen step."""
 
 
@@ -70,7 +70,7 @@ class CutOff(OneProcessHooks):
         super().record(record)
         if (record["epoch"], record.get("step")) == self.at:
             self.log.flush()
-            raise PowerCut
+            raise PowerCutError
 
 
 def run(
@@ -97,7 +97,7 @@ def test_a_run_cut_off_and_resumed_ends_as_one_never_cut(
     settings = tiny(checkpoint_every_steps=every)
     whole = run(dataset, tmp_path / "whole", settings)
     assert whole.num_steps >= 3
-    with pytest.raises(PowerCut):
+    with pytest.raises(PowerCutError):
         run(dataset, tmp_path / "cut", settings, cut=True)
     kept = RunDirectory(str(tmp_path / "cut")).newest()[0].state
     assert (kept.epoch, kept.step) == {0: (1, 0), 1: (1, 2), 2: (1, 2)}[every]
