@@ -40,7 +40,7 @@ NUM_USERS, NUM_ITEMS = 23, 11
 
 
 def problem() -> tuple[Graph, Relevant, Tensor]:
-    """A train graph, test items elsewhere (some users have none), and vectors [2, N, 4] that make no two scores equal."""
+    """A train graph, test items elsewhere (some users have none), and vectors [2, N, 4] without equal scores."""
     graph = random_graph(0, NUM_USERS, NUM_ITEMS, 60)
     random = np.random.default_rng(1)
     taken = set(zip(*(a.tolist() for a in graph.edges(np.arange(60))), strict=True))

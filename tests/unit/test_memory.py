@@ -28,7 +28,8 @@ def test_an_allocation_shows() -> None:
 def test_the_kernels_table_is_read_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "smaps_rollup"
     file.write_text(
-        "55d0-7ffd ---p 00000000 00:00 0 [rollup]\nRss: 2048 kB\nPss: 1024 kB\nShared_Clean: 512 kB\nPrivate_Dirty: 256 kB\n"
+        "55d0-7ffd ---p 00000000 00:00 0 [rollup]\n"
+        "Rss: 2048 kB\nPss: 1024 kB\nShared_Clean: 512 kB\nPrivate_Dirty: 256 kB\n"
     )
     monkeypatch.setattr(memory, "Path", lambda _: file)
     found = memory_now()
