@@ -260,6 +260,28 @@ def test_replicas_gradients_add_up_to_the_whole_batchs(replicas: int) -> None:
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-6)
 
 
+def test_a_share_of_the_rows_is_divided_by_the_whole_batch() -> None:
+    """A mean over a replica's own rows would count rows of small shares more: a mean of per-rank means."""
+    world = make_world()
+    for replica in range(3):
+        models, same_models = world.models(), world.models()
+        data = world.step(replica=replica, replicas=3)
+        rows, size = world.rows(data), data.users.numel()
+        assert 0 < size < data.total == 8
+        world.train(models, data)
+        scores = [step_scores(m, data, rows[m.number], world.settings) for m in same_models]
+        peers = make_peers(torch.stack(scores), None, data.masked)
+        weight = world.settings.loss.distill_weight
+        for model, own in zip(same_models, scores, strict=True):
+            loss = sampled_softmax_loss(own, data.masked) + weight * mutual_kl_loss(
+                own, peers, data.masked, model.number
+            )
+            (loss / 8).backward()
+        for got, want in zip(models[0].parameters(), same_models[0].parameters(), strict=True):
+            expected = torch.zeros_like(want) if want.grad is None else want.grad
+            torch.testing.assert_close(got.grad, expected)
+
+
 @pytest.mark.parametrize("exclude", [True, False])
 def test_a_positives_score_does_not_know_its_own_edge(exclude: bool) -> None:
     """With exclusion on, scores are those of a graph that never had the batch's edge; with it off they are not."""
