@@ -207,7 +207,7 @@ def test_the_validation_mask_is_not_the_test_mask(tmp_path: Path) -> None:
 
 def test_presence_and_vectors_of_a_data_set(tmp_path: Path) -> None:
     dataset = planted(tmp_path / "d", 3, missing=0.3)
-    table, settings = presence_table(dataset), make_settings()
+    table, settings = presence_table(dataset), make_settings(model={"item_id": "none"})
     assert table.shape == (3, 64)
     assert [int((~row).sum()) for row in table] == [m.missing for m in dataset.modalities]
     shape = (dataset.num_users, dataset.num_items)
