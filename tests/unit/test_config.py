@@ -73,6 +73,13 @@ def test_toml_there_and_back_keeps_every_field(settings: Settings) -> None:
     assert build(("text", tomllib.loads(to_toml(settings)))) == settings
 
 
+def test_awkward_names_there_and_back(tmp_path: Path) -> None:
+    for name in ("\x7f", "a\nb\t\x00", 'say "x" \\ y', "é 😀", "\u2028", ""):
+        settings = build(("name", {"evaluation": {"select_row": name}}))
+        (tmp_path / "s.toml").write_text(to_toml(settings), encoding="utf-8")
+        assert build(("s.toml", read_toml(tmp_path / "s.toml"))) == settings
+
+
 def test_defaults_and_presets_there_and_back(tmp_path: Path) -> None:
     for name in PRESETS:
         settings = build((name, preset(name)))
