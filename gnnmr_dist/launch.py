@@ -7,7 +7,7 @@ import os
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from gnnmr_dist import storage
 from gnnmr_dist.checkpoint import open_checkpoint
 from gnnmr_dist.config import ClusterSettings, Settings
 from gnnmr_dist.data.dataset import open_dataset
-from gnnmr_dist.distributed.mesh import process_mesh
+from gnnmr_dist.distributed.mesh import Mesh, process_mesh
 from gnnmr_dist.errors import InputError, RunError
 from gnnmr_dist.fitting import Record, Session, fit, open_session
 from gnnmr_dist.reporting import MetricsLog
@@ -76,36 +76,47 @@ def train_on_ray(dataset: str, output: str, settings: Settings, start: str | Non
 
 def _trainer(job: Job, run: RunDirectory, settings: Settings) -> Any:
     cluster = settings.cluster
-    resources = {"CPU": cluster.cpus_per_worker} | ({"GPU": 1} if cluster.use_gpu else {})
     return ray.train.torch.TorchTrainer(
         _worker,
         train_loop_config=vars(job),
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=cluster.num_workers, use_gpu=cluster.use_gpu, resources_per_worker=resources
-        ),
+        scaling_config=_scaling(cluster),
         run_config=ray.train.RunConfig(
             name=job.attempt,
             storage_path=run.place(CHECKPOINTS),
             failure_config=ray.train.FailureConfig(max_failures=cluster.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=settings.training.keep_checkpoints),
         ),
-        torch_config=ray.train.torch.TorchConfig(
-            backend="nccl" if cluster.use_gpu else "gloo", timeout_s=int(cluster.timeout_seconds)
-        ),
+        torch_config=_torch(cluster),
+    )
+
+
+def _scaling(cluster: ClusterSettings) -> Any:
+    resources = {"CPU": cluster.cpus_per_worker} | ({"GPU": 1} if cluster.use_gpu else {})
+    return ray.train.ScalingConfig(
+        num_workers=cluster.num_workers, use_gpu=cluster.use_gpu, resources_per_worker=resources
+    )
+
+
+def _torch(cluster: ClusterSettings) -> Any:
+    backend = "nccl" if cluster.use_gpu else "gloo"
+    return ray.train.torch.TorchConfig(backend=backend, timeout_s=int(cluster.timeout_seconds))
+
+
+def _mesh(num_modalities: int, cluster: ClusterSettings) -> Mesh:
+    torch.set_num_threads(max(1, int(cluster.cpus_per_worker)))
+    return process_mesh(
+        num_modalities,
+        groups=cluster.modality_groups,
+        device=ray.train.torch.get_device(),
+        timeout_seconds=cluster.timeout_seconds,
     )
 
 
 def _worker(config: dict[str, Any]) -> None:
     job = Job(**config)
     settings = Settings.model_validate(job.settings)
-    torch.set_num_threads(max(1, int(settings.cluster.cpus_per_worker)))
     dataset = open_dataset(job.dataset, verify="structure")
-    mesh = process_mesh(
-        len(dataset.modalities),
-        groups=settings.cluster.modality_groups,
-        device=ray.train.torch.get_device(),
-        timeout_seconds=settings.cluster.timeout_seconds,
-    )
+    mesh = _mesh(len(dataset.modalities), settings.cluster)
     latest = ray.train.get_checkpoint()
     home = storage.join(job.output, CHECKPOINTS, job.attempt)
     address = job.start if latest is None else storage.join(home, os.path.basename(latest.path.rstrip("/")))
@@ -150,6 +161,59 @@ class _RayHooks:
         if self.log is not None:
             self.log.flush()
             self.queue.put({"kind": "end", "finished": session.state.finished})
+
+
+@dataclass(frozen=True)
+class Work:
+    """A function for every worker: what it takes, and how many modalities the mesh has."""
+
+    function: Callable[[Any, Mesh], Iterable[Any]]
+    argument: Any
+    num_modalities: int
+
+
+def run_on_mesh(work: Work, scratch: str, cluster: ClusterSettings) -> list[Any]:
+    """Call ``work.function(work.argument, mesh)`` on every worker; returns what rank 0's call yielded, in order.
+
+    Args:
+        work: the function and its argument must be importable and small: they travel to every node.
+        scratch: address for Ray's own files, writable on every node; removed at the end.
+        cluster: how many workers, and what each needs.
+
+    Raises:
+        InputError: the cluster can never place the workers.
+        RunError: a worker failed or was lost.
+    """
+    got: list[Any] = []
+    with connected(cluster):
+        queue = Queue(actor_options={"num_cpus": 0})
+        trainer = ray.train.torch.TorchTrainer(
+            _mesh_worker,
+            train_loop_config={"work": work, "queue": queue, "cluster": cluster.model_dump(mode="json")},
+            scaling_config=_scaling(cluster),
+            run_config=ray.train.RunConfig(name="work", storage_path=scratch),
+            torch_config=_torch(cluster),
+        )
+        with _forwarding(queue, lambda record: got.append(record["value"])) as ends:
+            try:
+                trainer.fit()
+            except (ray.train.TrainingFailedError, RayError) as error:
+                raise RunError(f"the workers failed: {_cause(error)}") from error
+            finally:
+                storage.remove_tree(scratch)
+    if not ends:
+        raise RunError("the workers ended without a result")
+    return got
+
+
+def _mesh_worker(config: dict[str, Any]) -> None:
+    work, queue, cluster = config["work"], config["queue"], ClusterSettings.model_validate(config["cluster"])
+    mesh = _mesh(work.num_modalities, cluster)
+    for value in work.function(work.argument, mesh):
+        if mesh.rank == 0:
+            queue.put({"kind": "value", "value": value})
+    if mesh.rank == 0:
+        queue.put({"kind": "end", "finished": "done"})
 
 
 @contextmanager

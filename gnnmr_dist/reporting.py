@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -119,15 +119,38 @@ def epoch_line(record: Record, epochs: int, metric: str, elapsed: float) -> str:
     return line + f"  {record['seconds']:.1f} s, {elapsed:.0f} s in all"
 
 
-def markdown_table(rows: Mapping[str, Mapping[str, float]], metrics: Sequence[str], corner: str = "") -> str:
-    """Rows of metrics as a Markdown table with aligned columns, four decimals."""
-    width = max([len(corner), *(len(name) for name in rows)])
-    header = f"| {corner:<{width}} | " + " | ".join(f"{m:>9}" for m in metrics) + " |"
-    rule = f"|{'-' * (width + 2)}|" + "|".join("-" * (max(9, len(m)) + 1) + ":" for m in metrics) + "|"
-    body = [
-        f"| {name:<{width}} | "
-        + " | ".join(f"{f'{values[m]:.4f}' if m in values else '-':>{max(9, len(m))}}" for m in metrics)
-        + " |"
+def markdown_table(
+    rows: Mapping[str, Mapping[str, float]],
+    metrics: Sequence[str],
+    corner: str = "",
+    *,
+    best: Collection[str] = (),
+) -> str:
+    """Rows of metrics as a Markdown table with aligned columns, four decimals (one from 100 on).
+
+    In the columns named by ``best`` the largest value is bold; equal ones all are.
+    """
+    largest = {m: max((v[m] for v in rows.values() if m in v), default=None) for m in best}
+    cells = {
+        name: [_cell(values.get(m), bold=m in values and values[m] == largest.get(m)) for m in metrics]
         for name, values in rows.items()
+    }
+    first = max([len(corner), *(len(name) for name in rows)])
+    widths = [max(len(m), *(len(row[j]) for row in cells.values()), 4) for j, m in enumerate(metrics)]
+    lines = [
+        f"| {corner:<{first}} | "
+        + " | ".join(f"{m:>{w}}" for m, w in zip(metrics, widths, strict=True))
+        + " |"
     ]
-    return "\n".join([header, rule, *body])
+    lines.append(f"|{'-' * (first + 2)}|" + "|".join("-" * (w + 1) + ":" for w in widths) + "|")
+    for name, row in cells.items():
+        shown = " | ".join(f"{cell:>{w}}" for cell, w in zip(row, widths, strict=True))
+        lines.append(f"| {name:<{first}} | {shown} |")
+    return "\n".join(lines)
+
+
+def _cell(value: float | None, *, bold: bool) -> str:
+    if value is None:
+        return "-"
+    text = f"{value:.1f}" if abs(value) >= 100 else f"{value:.4f}"
+    return f"**{text}**" if bold else text

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 from pyarrow import fs
 
-from gnnmr_dist.errors import InputError
+from gnnmr_dist.errors import InputError, bad_input
 
 Address = str | os.PathLike[str]
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
@@ -137,6 +138,51 @@ def atomic_directory(target: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     _fsync(target.parent)
+
+
+@contextmanager
+def staged_file(address: Address) -> Iterator[Path]:
+    """A local path to write one file to, bit by bit; on leaving it becomes ``address``, which never shows a part.
+
+    If the body fails, the file is removed and ``address`` is left as it was. Missing parent directories are made.
+    """
+    location = resolve(address)
+    if location.is_local:
+        target = Path(location.path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = _sibling(target)
+        try:
+            yield temporary
+            _fsync(temporary)
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+        _fsync(target.parent)
+        return
+    with tempfile.TemporaryDirectory() as directory:
+        temporary = Path(directory, "file")
+        yield temporary
+        location.filesystem.create_dir(os.path.dirname(location.path), recursive=True)
+        fs.copy_files(str(temporary), location.path, destination_filesystem=location.filesystem)
+
+
+def require_writable(address: Address) -> None:
+    """Check, before long work, that a local file could be written at ``address``; remote places are not asked.
+
+    Raises:
+        InputError: it is a directory, lies below a file, or permissions forbid it.
+    """
+    location = resolve(address)
+    if not location.is_local:
+        return
+    target = Path(location.path)
+    if target.is_dir():
+        raise bad_input(target, "a file to write", "a directory")
+    above = next(parent for parent in target.parents if parent.exists())
+    if not above.is_dir():
+        raise bad_input(target, "a place to write a file", f"one below the file {above}")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise bad_input(target, "a place to write a file", f"no permission to write in {above}")
 
 
 def copy_tree(source: Address, destination: Address, *, last: str | None = None) -> None:

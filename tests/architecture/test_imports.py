@@ -27,7 +27,8 @@ LAYERS: dict[str, set[str]] = {
     "mathematics": {"models", "losses", "ensemble", "ranking", "metrics", "baselines"},
     "data": {"data"},
     "distributed": {"distributed"},
-    "loop": {"training", "fitting", "memory", "runs", "inference", "evaluation", "checkpoint", "reporting"},
+    "loop": {"training", "fitting", "memory", "runs", "inference", "evaluation", "checkpoint", "reporting"}
+    | {"loaded", "new_items"},
     "launch": {"launch"},
     "entry": {"api", "train", "evaluate", "recommend", "prepare", "__main__"},
 }

@@ -1,0 +1,271 @@
+"""A finished run, opened: data set and encoders give vectors, scorers and results. Knows ranks only through the mesh.
+
+Axes: M modalities, U users, I items, N = U + I nodes, d embedding size, n new items.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from gnnmr_dist import storage
+from gnnmr_dist.baselines import BaselineSkipped, choose_ease, fit_item_knn, fit_popularity
+from gnnmr_dist.checkpoint import MANIFEST, Checkpoint
+from gnnmr_dist.config import Settings, build
+from gnnmr_dist.data.dataset import Dataset, Verify, open_dataset
+from gnnmr_dist.distributed.mesh import Mesh, one_process
+from gnnmr_dist.errors import InputError, bad_input
+from gnnmr_dist.evaluation import (
+    ENSEMBLES,
+    Relevant,
+    RowResult,
+    evaluate,
+    make_scorer,
+    modality_vectors,
+    new_item_vectors,
+    presence_table,
+    relevant_items,
+)
+from gnnmr_dist.inference import embed_unlinked_items
+from gnnmr_dist.models.encoder import Encoder, score_vectors
+from gnnmr_dist.models.inputs import ItemRows
+from gnnmr_dist.ranking import EmbeddingScorer, ItemLists, Scorer, item_lists
+from gnnmr_dist.runs import MODEL, RunDirectory
+from gnnmr_dist.storage import Address
+from gnnmr_dist.training import build_encoder, load_weights
+
+BASELINES = ("popularity", "item-knn", "ease")
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """The best model of a run and its data set; vectors are computed once, when first asked for."""
+
+    directory: RunDirectory
+    model: Checkpoint
+    settings: Settings
+    dataset: Dataset
+    mesh: Mesh
+
+    @property
+    def names(self) -> list[str]:
+        """The M modalities, in order."""
+        return [info.name for info in self.dataset.modalities]
+
+    @property
+    def rows(self) -> list[str]:
+        """Everything the model can rank by: its modalities, then the ensembles."""
+        return [*self.names, *ENSEMBLES]
+
+    @cached_property
+    def encoders(self) -> list[tuple[str, Encoder]]:
+        """The encoders this worker hosts, with the best weights.
+
+        Raises:
+            InputError: the weights do not fit the settings.
+        """
+        return [(self.names[m], self._encoder(m).to(self.mesh.device).eval()) for m in self.mesh.hosted]
+
+    def _encoder(self, number: int) -> Encoder:
+        info, settings = self.dataset.modalities[number], self.settings
+        shape = (self.dataset.num_users, self.dataset.num_items)
+        layers = len(settings.sampling.num_neighbors)
+        encoder = build_encoder(*shape, info.kind, info.dim, settings.model, layers, key=0)
+        try:
+            load_weights(encoder, self.model.tensors(info.name, "weights"))
+        except ValueError as error:
+            raise bad_input(self.model.address, f"weights of modality {info.name}", str(error)) from None
+        return encoder
+
+    @cached_property
+    def vectors(self) -> Tensor:
+        """Score vectors of all nodes in all modalities, float32 [M, N, d]; every worker must ask together."""
+        return modality_vectors(self.encoders, self.dataset, self.settings.model, self.mesh)
+
+    @cached_property
+    def present(self) -> Tensor | None:
+        """Bool [M, I] where missing modalities are left out of the concatenation, as in training; else None."""
+        table = torch.from_numpy(presence_table(self.dataset)).to(self.mesh.device)
+        return table if self.settings.loss.mask_missing and not bool(table.all()) else None
+
+    def require_row(self, row: str) -> None:
+        """Raise InputError unless ``row`` is a modality's or an ensemble's name."""
+        if row not in self.rows:
+            raise InputError(f"row: expected one of {', '.join(self.rows)}, got {row!r}")
+
+    def scorer(self, row: str) -> EmbeddingScorer:
+        """The scorer of one row; raises InputError for an unknown one."""
+        self.require_row(row)
+        return make_scorer(row, self.names, self.vectors, self.dataset.graph, self.present)
+
+    @torch.no_grad()
+    def with_new_items(self, row: str, rows: Mapping[str, ItemRows]) -> EmbeddingScorer:
+        """As :meth:`scorer`, over I + n items: the known ones, then new ones known by their features alone.
+
+        New items have no popularity to fall back on (offset 0), as items without train interactions. This worker must
+        host all modalities.
+
+        Args:
+            row: what to score with.
+            rows: every modality's rows of the n new items.
+        """
+        known = self.scorer(row)
+        device, score = self.mesh.device, self.settings.model.score
+        embedded = [embed_unlinked_items(encoder, rows[name].to(device)) for name, encoder in self.encoders]
+        new = score_vectors(torch.stack(embedded), score)
+        present = torch.stack([rows[name].present for name in self.names]).to(device)
+        hidden = present if self.settings.loss.mask_missing else None
+        more = new_item_vectors(row, self.names, self.vectors, new, hidden)
+        items = torch.cat([known.item_embeddings, more])
+        assert known.item_offset is not None
+        offset = torch.cat([known.item_offset, known.item_offset.new_zeros(more.shape[0])])
+        return replace(known, item_embeddings=items, item_offset=offset)
+
+
+def open_run(
+    address: Address,
+    dataset: Address | None = None,
+    *,
+    verify: Verify = "structure",
+    mesh: Mesh | None = None,
+) -> LoadedRun:
+    """Open a finished run and its data set, and check that they belong together.
+
+    Args:
+        address: the run directory.
+        dataset: where the data set is; None = where it was when the run was trained.
+        verify: how to check the data set (:func:`~gnnmr_dist.data.dataset.open_dataset`).
+        mesh: None = this process alone, on its GPU if it has one.
+
+    Raises:
+        InputError: no run is there, it has not finished, its files are damaged, or the data are other data.
+    """
+    home = str(address) if storage.is_uri(address) else os.path.abspath(address)
+    directory = RunDirectory(home)
+    if not storage.exists(home):
+        raise bad_input(home, "a run directory", "nothing there")
+    model = directory.model()
+    manifest = storage.join(home, MODEL, MANIFEST)
+    settings = build((manifest, dict(model.info.settings)))
+    data = _open_data(model, dataset, verify)
+    if data.digest != model.info.data_digest:
+        expected = f"the data this run was trained on, digest {model.info.data_digest[:12]}..."
+        raise bad_input(data.path, expected, f"{data.digest[:12]}...")
+    if tuple(data.modalities) != model.info.modalities:
+        raise bad_input(manifest, f"the modalities of {data.path}", "others")
+    return LoadedRun(directory, model, settings, data, mesh or one_process(len(data.modalities), _device()))
+
+
+def _open_data(model: Checkpoint, dataset: Address | None, verify: Verify) -> Dataset:
+    if dataset is not None:
+        return open_dataset(dataset, verify=verify)
+    try:
+        return open_dataset(model.info.dataset, verify=verify)
+    except InputError as error:
+        raise InputError(f"{error} (the run was trained on it; --dataset names another place)") from None
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What is ranked for whom: the split, the cut-offs, and whether validation items are masked besides train's."""
+
+    split: str
+    ks: tuple[int, ...]
+    mask_valid: bool = False
+
+
+def check_protocol(dataset: Dataset, protocol: Protocol) -> None:
+    """Refuse a protocol that cannot work on this data.
+
+    Raises:
+        InputError: an unknown split, a cut-off out of range or given twice, or the evaluated items would be masked.
+    """
+    if protocol.split not in ("valid", "test"):
+        raise InputError(f"split: expected valid or test, got {protocol.split!r}")
+    if protocol.mask_valid and protocol.split == "valid":
+        raise InputError(
+            "mask_valid: expected split test, got valid: it would mask the very items to be found"
+        )
+    for k in protocol.ks:
+        if not 1 <= k <= dataset.num_items:
+            raise InputError(
+                f"ks: expected cut-offs in 1..{dataset.num_items} (the number of items), got {k}"
+            )
+    if not protocol.ks or len(set(protocol.ks)) < len(protocol.ks):
+        raise InputError(f"ks: expected different cut-offs, got {list(protocol.ks)}")
+
+
+def evaluated(dataset: Dataset, protocol: Protocol) -> tuple[Relevant, ItemLists | None]:
+    """The users of the protocol's split with their items, and what is masked besides train items."""
+    relevant = relevant_items(dataset.interactions(protocol.split), dataset.num_users)
+    return relevant, _lists(dataset, "valid") if protocol.mask_valid else None
+
+
+def _lists(dataset: Dataset, split: str) -> ItemLists:
+    pairs = dataset.interactions(split)
+    return item_lists(pairs.users, pairs.items, dataset.num_users)
+
+
+def evaluate_model(
+    run: LoadedRun, protocol: Protocol, rows: Sequence[str]
+) -> Iterator[tuple[str, RowResult]]:
+    """Metrics of some of the model's rows, one after the other; every worker must call it together."""
+    relevant, masked = evaluated(run.dataset, protocol)
+    for row in rows:
+        yield (
+            row,
+            evaluate(run.scorer(row), run.dataset.graph, relevant, protocol.ks, run.mesh, also_masked=masked),
+        )
+
+
+@dataclass(frozen=True)
+class EvaluationJob:
+    """What a worker needs to know to evaluate; small and plain, so it travels to any node."""
+
+    run: str
+    dataset: str
+    protocol: Protocol
+    rows: tuple[str, ...]
+
+
+def evaluate_on_worker(job: EvaluationJob, mesh: Mesh) -> Iterator[tuple[str, RowResult]]:
+    """:func:`evaluate_model` on one worker of many: it embeds the modalities it hosts and ranks its share of users."""
+    yield from evaluate_model(open_run(job.run, job.dataset, mesh=mesh), job.protocol, job.rows)
+
+
+@dataclass(frozen=True)
+class BaselineResult:
+    """One baseline: its metrics or why it was skipped, and what was chosen on validation (empty if nothing)."""
+
+    name: str
+    result: RowResult | BaselineSkipped
+    choice: str = ""
+
+
+def evaluate_baselines(dataset: Dataset, protocol: Protocol, select_metric: str) -> Iterator[BaselineResult]:
+    """Popularity, item-kNN and EASE, fitted on train; EASE's lambda is the best on validation by ``select_metric``."""
+    relevant, masked = evaluated(dataset, protocol)
+    mesh = one_process(len(dataset.modalities))
+
+    def result(scorer: Scorer) -> RowResult:
+        return evaluate(scorer, dataset.graph, relevant, protocol.ks, mesh, also_masked=masked)
+
+    yield BaselineResult("popularity", result(fit_popularity(dataset.graph)))
+    knn = fit_item_knn(dataset.graph)
+    yield BaselineResult("item-knn", knn if isinstance(knn, BaselineSkipped) else result(knn))
+    del knn
+    ease = choose_ease(dataset.graph, _lists(dataset, "valid"), metric=select_metric)
+    if isinstance(ease, BaselineSkipped):
+        yield BaselineResult("ease", ease)
+    else:
+        choice = f"lambda = {ease[1]:g}, chosen on validation by {select_metric}"
+        yield BaselineResult("ease", result(ease[0]), choice)
