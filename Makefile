@@ -12,7 +12,10 @@ PYTHON ?= $(firstword $(foreach p,$(CANDIDATES),$(shell $(p) -c $(USABLE) >/dev/
 TORCH_INDEX ?=
 
 DEMO_WORKERS ?= 3
-DEMO_EPOCHS ?= 20
+DEMO_EPOCHS ?= 30
+# Few interactions per user, so that features matter; small steps for a small set.
+PLANTED := --users 1000 --items 600 --interactions-per-user 8 --noise 0.25
+PLANTED_TRAINING := --global-batch-size 256
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-fast lint types format check constraints clean
@@ -35,8 +38,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: export RAY_USAGE_STATS_ENABLED = 0
 demo: $(STAMP) ## planted data set, one Ray Train worker per modality, evaluation, recommendations
 	@rm -rf demo
-	$(PY) -m gnnmr_dist.prepare --synthetic --output demo/data
-	$(PY) -m gnnmr_dist.train --dataset demo/data --output demo/run --num-workers $(DEMO_WORKERS) --epochs $(DEMO_EPOCHS)
+	$(PY) -m gnnmr_dist.prepare --synthetic $(PLANTED) --output demo/data
+	$(PY) -m gnnmr_dist.train --dataset demo/data --output demo/run --num-workers $(DEMO_WORKERS) --epochs $(DEMO_EPOCHS) $(PLANTED_TRAINING)
 	$(PY) -m gnnmr_dist.evaluate --run demo/run --split test
 	$(PY) -m gnnmr_dist.recommend --run demo/run --users 0 1 2 --k 5
 	@echo

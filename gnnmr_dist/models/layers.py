@@ -54,8 +54,12 @@ def _attend(
 ) -> Tensor:
     """Softmax-weighted sum with an optional self-loop, optionally times sqrt(deg v / deg w) per edge.
 
-    A self-loop counts in the degrees, as it does in the softmax.
+    A self-loop counts in the degrees, as it does in the softmax. Beside a self-loop, each edge of a sample stands for
+    deg v / number sampled edges of the whole graph: the log of that is added to its logit, so that the loop keeps the
+    share it has when all neighbours are there.
     """
+    if own is not None:
+        logits = logits + _rescale(block).clamp(min=1).log()[block.destination].unsqueeze(1)
     weight, own_weight = edge_softmax(logits, block, own)
     if degree_scaling:
         loop = 0 if own is None else 1

@@ -153,3 +153,19 @@ def test_bfloat16_autocast_runs_and_stays_near(layer: Layer) -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         near = layer(h, whole_block(graph))
     torch.testing.assert_close(near.float(), exact, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("layer_type", [GATLayer, GATv2Layer])
+def test_a_self_loop_keeps_its_share_in_a_sample(layer_type: type[Layer]) -> None:
+    torch.manual_seed(0)
+    layer = layer_type(4)  # no logit: attention is uniform
+    for name, parameter in layer.named_parameters():
+        if name.startswith("att"):
+            torch.nn.init.zeros_(parameter)
+    h = torch.zeros(3, 4)
+    h[0] = 1.0  # node 0 has degree 10, of which 2 neighbours (rows 1 and 2, zeros) are sampled
+    block = make_block(
+        torch.tensor([0, 2]), torch.tensor([1, 2]), torch.tensor([10.0, 1.0, 1.0]), torch.tensor([10.0])
+    )
+    share = layer(h, block) / layer.transform(h)[0][:1].flatten(1)
+    torch.testing.assert_close(share, torch.full((1, 4), 1 / 11))  # as with all ten, not 1 / 3
