@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import sys
 import tempfile
 import threading
@@ -17,6 +18,7 @@ import ray
 import ray.train
 import ray.train.torch
 import torch
+from ray._private import ray_constants
 from ray.exceptions import RayError
 from ray.util.queue import Empty, Queue
 
@@ -248,18 +250,22 @@ def _forwarding(queue: Queue, show: Show) -> Iterator[list[str]]:
 
 @contextmanager
 def connected(cluster: ClusterSettings) -> Iterator[None]:
-    """A connection to the cluster RAY_ADDRESS names or that runs here, else a private one on loopback; checked first.
+    """A connection to the cluster that RAY_ADDRESS names, else to a private Ray on loopback; checked first.
+
+    Whatever else runs on this machine is left alone: ``RAY_ADDRESS=auto`` asks for it. A Ray this process is
+    connected to already is used as it is.
 
     Raises:
-        InputError: the workers can never be placed.
+        InputError: no cluster at RAY_ADDRESS, or the workers can never be placed.
     """
     if ray.is_initialized():
         require_placement(cluster)
         yield
         return
-    try:
-        ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
-    except ConnectionError:
+    address = os.environ.get("RAY_ADDRESS", "")
+    if address:
+        _join(address)
+    else:
         _start_private(cluster)
     try:
         require_placement(cluster)
@@ -268,11 +274,28 @@ def connected(cluster: ClusterSettings) -> Iterator[None]:
         ray.shutdown()
 
 
+def _join(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    try:
+        if host and "/" not in address:  # Ray itself would try for a minute, and not in one line
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(
+            f"RAY_ADDRESS: expected a Ray cluster this process may join, got {address}: {_first_line(error)} "
+            "(where Ray's token authentication is on, RAY_AUTH_MODE=token and the cluster's token are needed)"
+        ) from error
+
+
 def _start_private(cluster: ClusterSettings) -> None:
-    """A Ray of our own on this machine, with enough logical CPUs for the workers (they may share cores)."""
+    """A Ray of our own on this machine, with enough logical CPUs for the workers (they may share cores).
+
+    Ray gives a node the machine's outward address, even when told 127.0.0.1, unless clusters of several machines are
+    off; its switch for that is read when Ray is imported, so the constant itself is set.
+    """
+    ray_constants.ENABLE_RAY_CLUSTER = False
     needed = int(-(-cluster.num_workers * cluster.cpus_per_worker // 1))
     cores = os.cpu_count() or 1
-    environment = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
     ray.init(
         address="local",
         num_cpus=max(cores, needed),
@@ -280,7 +303,7 @@ def _start_private(cluster: ClusterSettings) -> None:
         log_to_driver=False,
         logging_level=logging.ERROR,
         _node_ip_address="127.0.0.1",
-        runtime_env={"env_vars": environment},
+        runtime_env={"env_vars": {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}},
     )
 
 
@@ -313,3 +336,7 @@ def _cause(error: BaseException) -> str:
     """The innermost line of a Ray error: what went wrong, not where it was wrapped."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
