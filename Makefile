@@ -41,7 +41,7 @@ demo: $(STAMP) ## planted data set, one Ray Train worker per modality, evaluatio
 	$(PY) -m gnnmr_dist.prepare --synthetic $(PLANTED) --output demo/data
 	$(PY) -m gnnmr_dist.train --dataset demo/data --output demo/run --num-workers $(DEMO_WORKERS) --epochs $(DEMO_EPOCHS) $(PLANTED_TRAINING)
 	$(PY) -m gnnmr_dist.evaluate --run demo/run --split test
-	$(PY) -m gnnmr_dist.recommend --run demo/run --users 0 1 2 --k 5
+	$(PY) -m gnnmr_dist.recommend --run demo/run --users u10 u11 u12 --k 5
 	@echo
 	@echo "Where to look next"
 	@echo "  demo/data   the planted data set (manifest.json says what is in it)"
