@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import time
 import uuid
@@ -274,8 +275,9 @@ def _conclude(run: LoadedRun, results: Results, origin: Mapping[str, Any], files
         print(f"- {name}: {choice}.")
     print("all metrics, provenance and per-user values are in")
     print("\n".join(f"  {file}" for file in files))
+    user = shlex.quote(str(run.dataset.user_ids[0]))
     print(
-        f"next: python -m gnnmr_dist.recommend --run {run.directory.address} --users {run.dataset.user_ids[0]} --k 10"
+        f"next: python -m gnnmr_dist.recommend --run {shlex.quote(run.directory.address)} --users {user} --k 10"
     )
 
 
