@@ -8,7 +8,8 @@ import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,13 +27,15 @@ from gnnmr_dist import storage
 from gnnmr_dist.checkpoint import open_checkpoint
 from gnnmr_dist.config import ClusterSettings, Settings
 from gnnmr_dist.data.dataset import open_dataset
-from gnnmr_dist.distributed.mesh import Mesh, process_mesh
+from gnnmr_dist.distributed.mesh import Mesh, meet_by_file, process_mesh
+from gnnmr_dist.distributed.placement import placement_problem
 from gnnmr_dist.errors import InputError, RunError
 from gnnmr_dist.fitting import Record, Session, fit, open_session
 from gnnmr_dist.reporting import MetricsLog
 from gnnmr_dist.runs import CHECKPOINTS, METRICS, RunDirectory, save_into
 
 Show = Callable[[Record], None]
+LOOPBACK = "127.0.0.1"
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,9 @@ class Job:
     queue: Any
 
 
-def train_on_ray(dataset: str, output: str, settings: Settings, start: str | None, show: Show) -> str | None:
+def train_on_ray(
+    dataset: str, output: str, settings: Settings, start: str | None, show: Show, begin: Callable[[], None]
+) -> str | None:
     """Train with Ray Train; returns how it finished ("epochs", "patience", "diverged: ..."), None if unknown.
 
     Args:
@@ -56,6 +61,7 @@ def train_on_ray(dataset: str, output: str, settings: Settings, start: str | Non
         settings: all settings.
         start: checkpoint to go on from.
         show: called in this process with records of training as they come.
+        begin: called once the workers can be placed; nothing is written before.
 
     Raises:
         InputError: the cluster can never place the workers.
@@ -63,6 +69,7 @@ def train_on_ray(dataset: str, output: str, settings: Settings, start: str | Non
     """
     cluster = settings.cluster
     with connected(cluster):
+        begin()
         queue = Queue(actor_options={"num_cpus": 0})
         run = RunDirectory(output)
         job = Job(dataset, output, run.next_attempt(), start, settings.model_dump(mode="json"), queue)
@@ -100,8 +107,29 @@ def _scaling(cluster: ClusterSettings) -> Any:
 
 
 def _torch(cluster: ClusterSettings) -> Any:
-    backend = "nccl" if cluster.use_gpu else "gloo"
-    return ray.train.torch.TorchConfig(backend=backend, timeout_s=int(cluster.timeout_seconds))
+    alone = ray.util.get_node_ip_address() == LOOPBACK and not cluster.use_gpu
+    config = _TorchOnOneMachine if alone else ray.train.torch.TorchConfig
+    return config(backend="nccl" if cluster.use_gpu else "gloo", timeout_s=int(cluster.timeout_seconds))
+
+
+class _MeetByFile(ray.train.torch.TorchConfig().backend_cls):  # type: ignore[misc]
+    """Workers of one machine meet through a file: the store that Ray has torch open listens on every address."""
+
+    def on_start(self, worker_group: Any, backend_config: Any) -> None:
+        place = os.path.join(tempfile.gettempdir(), f"gnnmr-{uuid.uuid4().hex}")
+        world, seconds = len(worker_group), backend_config.timeout_s
+        ray.get(
+            [
+                worker_group.execute_single_async(rank, meet_by_file, place, rank, world, seconds)
+                for rank in range(world)
+            ]
+        )
+
+
+class _TorchOnOneMachine(ray.train.torch.TorchConfig):  # type: ignore[misc]
+    @property
+    def backend_cls(self) -> type:
+        return _MeetByFile
 
 
 def _mesh(num_modalities: int, cluster: ClusterSettings) -> Mesh:
@@ -282,7 +310,7 @@ def _join(address: str) -> None:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(
-            f"RAY_ADDRESS: expected a Ray cluster this process may join, got {address}: {_first_line(error)} "
+            f"RAY_ADDRESS: expected a Ray cluster this process may join, got {address}: {_cause(error)} "
             "(where Ray's token authentication is on, RAY_AUTH_MODE=token and the cluster's token are needed)"
         ) from error
 
@@ -302,7 +330,7 @@ def _start_private(cluster: ClusterSettings) -> None:
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,
-        _node_ip_address="127.0.0.1",
+        _node_ip_address=LOOPBACK,
         runtime_env={"env_vars": {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}},
     )
 
@@ -315,28 +343,7 @@ def require_placement(cluster: ClusterSettings) -> None:
         raise InputError(problem)
 
 
-def placement_problem(nodes: Sequence[Mapping[str, float]], cluster: ClusterSettings) -> str | None:
-    """Why ``nodes`` (their total resources) cannot hold the workers, in one line; None when they can."""
-    wanted = {"CPU": cluster.cpus_per_worker} | ({"GPU": 1.0} if cluster.use_gpu else {})
-    room = sum(int(min(node.get(key, 0.0) / amount for key, amount in wanted.items())) for node in nodes)
-    if room >= cluster.num_workers:
-        return None
-    need = " and ".join(f"{amount:g} {key}" for key, amount in wanted.items())
-    have = (
-        "; ".join(" and ".join(f"{node.get(key, 0.0):g} {key}" for key in wanted) for node in nodes)
-        or "no node"
-    )
-    return (
-        f"num_workers: expected at most {room} workers of {need} each on this cluster ({len(nodes)} nodes: {have}), "
-        f"got {cluster.num_workers}"
-    )
-
-
 def _cause(error: BaseException) -> str:
     """The innermost line of a Ray error: what went wrong, not where it was wrapped."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from gnnmr_dist import storage
@@ -15,7 +16,7 @@ from gnnmr_dist.distributed.mesh import check_groups, one_process
 from gnnmr_dist.errors import InputError, RunError
 from gnnmr_dist.fitting import check_settings, fit, open_session, run_info
 from gnnmr_dist.reporting import EpochProgress, MetricsLog
-from gnnmr_dist.runs import METRICS, OneProcessHooks, RunDirectory
+from gnnmr_dist.runs import CHECKPOINTS, METRICS, OneProcessHooks, RunDirectory
 
 
 def parser() -> Parser:
@@ -39,6 +40,10 @@ def command(argv: Sequence[str] | None) -> None:
     output = _absolute(arguments.output)
     start = None
     if arguments.resume:
+        if arguments.config is not None or arguments.preset is not None:
+            raise InputError(
+                "--resume: expected the run's own settings (single options may change some), got --config or --preset"
+            )
         start, remarks = RunDirectory(output).newest()
         for remark in remarks:
             print(f"passed over a damaged checkpoint: {remark}", file=sys.stderr)
@@ -78,8 +83,8 @@ def train(dataset: Dataset, output: str, settings: Settings, start: Checkpoint |
             from gnnmr_dist.launch import train_on_ray  # Ray takes seconds to import and is not needed here
 
             address = None if start is None else start.address
-            run.begin(info, settings, {"command": sys.argv})
-            finished = train_on_ray(_absolute(dataset.path), output, settings, address, progress.show)
+            begin = partial(run.begin, info, settings, {"command": sys.argv})
+            finished = train_on_ray(_absolute(dataset.path), output, settings, address, progress.show, begin)
     _close(run, settings, finished)
 
 
@@ -96,7 +101,12 @@ def _here(
 
 def _close(run: RunDirectory, settings: Settings, finished: str | None) -> None:
     if finished is not None and finished.startswith("diverged"):
-        raise RunError(f"{finished}; the last good state is in {run.place('checkpoints')}")
+        kept = (
+            f"the last good state is in {run.place(CHECKPOINTS)}"
+            if run.checkpoints()
+            else "none saved before"
+        )
+        raise RunError(f"{finished}; {kept}")
     checkpoint, _ = run.newest()
     run.publish_model(checkpoint)
     state, metric = checkpoint.state, settings.evaluation.select_metric

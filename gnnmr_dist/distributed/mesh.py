@@ -127,6 +127,14 @@ def one_process(num_modalities: int, device: torch.device | None = None) -> Mesh
     return Mesh(0, 1, num_modalities, 1, device or torch.device("cpu"))
 
 
+def meet_by_file(path: str, rank: int, world_size: int, timeout_seconds: float) -> None:
+    """Make torch's default process group (gloo) on one machine; ``path``: a file that does not exist yet."""
+    timeout = timedelta(seconds=timeout_seconds)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{path}", rank=rank, world_size=world_size, timeout=timeout
+    )
+
+
 def process_mesh(
     num_modalities: int,
     *,

@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 from gnnmr_dist.config import Settings, build
 from gnnmr_dist.data.dataset import open_dataset
-from gnnmr_dist.distributed.mesh import Mesh, one_process, process_mesh
+from gnnmr_dist.distributed.mesh import Mesh, meet_by_file, one_process, process_mesh
 from gnnmr_dist.evaluation import ENSEMBLES, evaluate, make_scorer, modality_vectors, relevant_items
 from gnnmr_dist.fitting import Record, Session, fit, open_session
 
@@ -112,7 +112,7 @@ def _weights(session: Session) -> dict[str, dict[str, list[float]]]:
 def _process(rank: int, world: int, store: str, cases: list[Case]) -> None:
     torch.set_num_threads(1)
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
+    meet_by_file(store, rank, world, SECONDS)
     try:
         for number, case in enumerate(cases):
             outcome = run(case, lambda modalities, groups: process_mesh(modalities, groups=groups))

@@ -1,0 +1,24 @@
+"""Whether a cluster, as it is, can hold the workers; no rank, no Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from gnnmr_dist.config import ClusterSettings
+
+
+def placement_problem(nodes: Sequence[Mapping[str, float]], cluster: ClusterSettings) -> str | None:
+    """Why ``nodes`` (their total resources) cannot hold the workers, in one line; None when they can."""
+    wanted = {"CPU": cluster.cpus_per_worker} | ({"GPU": 1.0} if cluster.use_gpu else {})
+    room = sum(int(min(node.get(key, 0.0) / amount for key, amount in wanted.items())) for node in nodes)
+    if room >= cluster.num_workers:
+        return None
+    need = " and ".join(f"{amount:g} {key}" for key, amount in wanted.items())
+    have = (
+        "; ".join(" and ".join(f"{node.get(key, 0.0):g} {key}" for key in wanted) for node in nodes)
+        or "no node"
+    )
+    return (
+        f"num_workers: expected at most {room} workers of {need} each on this cluster ({len(nodes)} nodes: {have}), "
+        f"got {cluster.num_workers}"
+    )
