@@ -117,8 +117,8 @@ def main() -> None:
         "# The main job",
         "",
         f"`python benchmarks/main_job.py {' '.join(extra)}` on {platform.machine()}, {os.cpu_count()} cores, "
-        f"Python {platform.python_version()}, commit {commit()}, {date.today()}. Two Ray Train workers; default settings; "
-        "test split; train items masked; item popularity x 1e-6 added to every score.",
+        f"Python {platform.python_version()}, commit {commit()}, {date.today()}.",
+        "Two Ray Train workers; default settings; test split; train items masked; item popularity x 1e-6 added to scores.",
         "",
     ]
     for name in arguments.only:

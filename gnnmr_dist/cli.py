@@ -46,7 +46,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config", metavar="FILE", type=Path, help="settings in TOML; options given here win over it"
     )
-    parser.add_argument("--preset", default="default", help=f"settings to start from: {', '.join(PRESETS)}")
+    parser.add_argument("--preset", help=f"settings to start from: {', '.join(PRESETS)} [default]")
     groups = {section: parser.add_argument_group(section) for section in Settings.model_fields}
     for name, (section, field) in fields().items():
         option, kind = "--" + name.replace("_", "-"), field.annotation
@@ -78,7 +78,8 @@ def given_settings(arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
 
 def settings_from(arguments: argparse.Namespace) -> Settings:
     """Defaults, preset, TOML, options: later ones win; raises InputError naming origin and key."""
-    layers = [(f"preset {arguments.preset}", preset(arguments.preset))]
+    name = arguments.preset or "default"
+    layers = [(f"preset {name}", preset(name))]
     if arguments.config is not None:
         layers.append((str(arguments.config), read_toml(arguments.config)))
     return build(*layers, ("command line", given_settings(arguments)))

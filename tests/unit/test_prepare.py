@@ -170,7 +170,10 @@ def test_planted_data_from_the_command_line(tmp_path: Path, capsys: pytest.Captu
     data = open_dataset(tmp_path / "out")
     assert lines[0].startswith("synthetic: 80 users x 90 items, ")
     assert lines[-2] == f"digest: {data.digest}"
-    assert lines[-1] == f"next: python -m gnnmr_dist.train --dataset {tmp_path / 'out'} --output RUN --num-workers 2"
+    assert (
+        lines[-1]
+        == f"next: python -m gnnmr_dist.train --dataset {tmp_path / 'out'} --output RUN --num-workers 2"
+    )
     assert len(lines) == 4 + len(data.modalities)
 
 
