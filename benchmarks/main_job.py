@@ -118,7 +118,7 @@ def main() -> None:
         "",
         f"`python benchmarks/main_job.py {' '.join(extra)}` on {platform.machine()}, {os.cpu_count()} cores, "
         f"Python {platform.python_version()}, commit {commit()}, {date.today()}.",
-        "Two Ray Train workers; default settings; test split; train items masked; item popularity x 1e-6 added to scores.",
+        "Two Ray Train workers; default settings; test split; train items masked; popularity x 1e-6 added to scores.",
         "",
     ]
     for name in arguments.only:
