@@ -169,7 +169,10 @@ class ClusterSettings(_Section):
     num_workers: int = Field(0, ge=0, description="W Ray Train workers; 0 = this process, without Ray")
     modality_groups: int = Field(0, ge=0, description="G; 0 = the largest divisor of W not above M")
     cpus_per_worker: float = Field(1.0, gt=0, description="CPUs Ray reserves for each worker")
-    use_gpu: bool = Field(False, description="one GPU per worker, NCCL instead of gloo")
+    use_gpu: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="a GPU per worker and NCCL instead of gloo; auto = where every worker can have one",
+    )
     max_failures: int = Field(
         3, ge=0, description="worker losses survived by restarting from the last checkpoint"
     )

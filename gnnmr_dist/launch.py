@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 import sys
 import tempfile
@@ -28,7 +29,7 @@ from gnnmr_dist.checkpoint import open_checkpoint
 from gnnmr_dist.config import ClusterSettings, Settings
 from gnnmr_dist.data.dataset import open_dataset
 from gnnmr_dist.distributed.mesh import Mesh, meet_by_file, process_mesh
-from gnnmr_dist.distributed.placement import placement_problem
+from gnnmr_dist.distributed.placement import placement_problem, uses_gpus, worker_resources
 from gnnmr_dist.errors import InputError, RunError
 from gnnmr_dist.fitting import Record, Session, fit, open_session
 from gnnmr_dist.reporting import MetricsLog
@@ -68,48 +69,45 @@ def train_on_ray(
         RunError: workers were lost more often than ``max_failures`` allows, or failed.
     """
     cluster = settings.cluster
-    with connected(cluster):
+    with connected(cluster) as gpus:
         begin()
         queue = Queue(actor_options={"num_cpus": 0})
         run = RunDirectory(output)
         job = Job(dataset, output, run.next_attempt(), start, settings.model_dump(mode="json"), queue)
         with _forwarding(queue, show) as ends:
             try:
-                _trainer(job, run, settings).fit()
+                _trainer(job, run, settings, gpus).fit()
             except (ray.train.TrainingFailedError, RayError) as error:
-                raise RunError(
-                    f"training failed: {_cause(error)}; --resume goes on from the last checkpoint"
-                ) from error
+                reason = f"training failed: {_cause(error)}; --resume goes on from the last checkpoint"
+                raise RunError(reason) from error
         return ends[-1] if ends else None
 
 
-def _trainer(job: Job, run: RunDirectory, settings: Settings) -> Any:
+def _trainer(job: Job, run: RunDirectory, settings: Settings, gpus: bool) -> Any:
     cluster = settings.cluster
     return ray.train.torch.TorchTrainer(
         _worker,
         train_loop_config=vars(job),
-        scaling_config=_scaling(cluster),
+        scaling_config=_scaling(cluster, gpus),
         run_config=ray.train.RunConfig(
             name=job.attempt,
             storage_path=run.place(CHECKPOINTS),
             failure_config=ray.train.FailureConfig(max_failures=cluster.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=settings.training.keep_checkpoints),
         ),
-        torch_config=_torch(cluster),
+        torch_config=_torch(cluster, gpus),
     )
 
 
-def _scaling(cluster: ClusterSettings) -> Any:
-    resources = {"CPU": cluster.cpus_per_worker} | ({"GPU": 1} if cluster.use_gpu else {})
-    return ray.train.ScalingConfig(
-        num_workers=cluster.num_workers, use_gpu=cluster.use_gpu, resources_per_worker=resources
-    )
+def _scaling(cluster: ClusterSettings, gpus: bool) -> Any:
+    wanted = worker_resources(cluster, gpus=gpus)
+    return ray.train.ScalingConfig(num_workers=cluster.num_workers, use_gpu=gpus, resources_per_worker=wanted)
 
 
-def _torch(cluster: ClusterSettings) -> Any:
-    alone = ray.util.get_node_ip_address() == LOOPBACK and not cluster.use_gpu
+def _torch(cluster: ClusterSettings, gpus: bool) -> Any:
+    alone = ray.util.get_node_ip_address() == LOOPBACK and not gpus
     config = _TorchOnOneMachine if alone else ray.train.torch.TorchConfig
-    return config(backend="nccl" if cluster.use_gpu else "gloo", timeout_s=int(cluster.timeout_seconds))
+    return config(backend="nccl" if gpus else "gloo", timeout_s=int(cluster.timeout_seconds))
 
 
 class _MeetByFile(ray.train.torch.TorchConfig().backend_cls):  # type: ignore[misc]
@@ -215,14 +213,14 @@ def run_on_mesh(work: Work, scratch: str, cluster: ClusterSettings) -> list[Any]
         RunError: a worker failed or was lost.
     """
     got: list[Any] = []
-    with connected(cluster):
+    with connected(cluster) as gpus:
         queue = Queue(actor_options={"num_cpus": 0})
         trainer = ray.train.torch.TorchTrainer(
             _mesh_worker,
             train_loop_config={"work": work, "queue": queue, "cluster": cluster.model_dump(mode="json")},
-            scaling_config=_scaling(cluster),
+            scaling_config=_scaling(cluster, gpus),
             run_config=ray.train.RunConfig(name="work", storage_path=scratch),
-            torch_config=_torch(cluster),
+            torch_config=_torch(cluster, gpus),
         )
         with _forwarding(queue, lambda record: got.append(record["value"])) as ends:
             try:
@@ -277,8 +275,10 @@ def _forwarding(queue: Queue, show: Show) -> Iterator[list[str]]:
 
 
 @contextmanager
-def connected(cluster: ClusterSettings) -> Iterator[None]:
+def connected(cluster: ClusterSettings) -> Iterator[bool]:
     """A connection to the cluster that RAY_ADDRESS names, else to a private Ray on loopback; checked first.
+
+    Yields whether each worker gets a GPU.
 
     Whatever else runs on this machine is left alone: ``RAY_ADDRESS=auto`` asks for it. A Ray this process is
     connected to already is used as it is.
@@ -287,8 +287,7 @@ def connected(cluster: ClusterSettings) -> Iterator[None]:
         InputError: no cluster at RAY_ADDRESS, or the workers can never be placed.
     """
     if ray.is_initialized():
-        require_placement(cluster)
-        yield
+        yield require_placement(cluster)
         return
     address = os.environ.get("RAY_ADDRESS", "")
     if address:
@@ -296,8 +295,7 @@ def connected(cluster: ClusterSettings) -> Iterator[None]:
     else:
         _start_private(cluster)
     try:
-        require_placement(cluster)
-        yield
+        yield require_placement(cluster)
     finally:
         ray.shutdown()
 
@@ -323,10 +321,9 @@ def _start_private(cluster: ClusterSettings) -> None:
     """
     ray_constants.ENABLE_RAY_CLUSTER = False
     needed = int(-(-cluster.num_workers * cluster.cpus_per_worker // 1))
-    cores = os.cpu_count() or 1
     ray.init(
         address="local",
-        num_cpus=max(cores, needed),
+        num_cpus=max(os.cpu_count() or 1, needed),
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,
@@ -335,15 +332,23 @@ def _start_private(cluster: ClusterSettings) -> None:
     )
 
 
-def require_placement(cluster: ClusterSettings) -> None:
-    """Raise InputError when the cluster, as it is, can never hold the workers (else Ray would wait for ever)."""
+def require_placement(cluster: ClusterSettings) -> bool:
+    """Whether each worker gets a GPU on the cluster as it is.
+
+    Raises:
+        InputError: it can never hold the workers (Ray itself would wait for ever).
+    """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     problem = placement_problem(nodes, cluster)
     if problem is not None:
         raise InputError(problem)
+    return uses_gpus(nodes, cluster)
 
 
 def _cause(error: BaseException) -> str:
-    """The innermost line of a Ray error: what went wrong, not where it was wrapped."""
+    """The innermost error in the text of a Ray error: what went wrong, not where it was wrapped."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+    named = [
+        n for n, line in enumerate(lines) if re.match(r"[A-Za-z_][\w.]*(Error|Exception|Failure)\b", line)
+    ]
+    return " ".join(lines[named[-1] :][:3] if named else lines[-1:]) or type(error).__name__

@@ -18,7 +18,7 @@ from gnnmr_dist.baselines import BaselineSkipped, choose_ease, fit_item_knn, fit
 from gnnmr_dist.checkpoint import MANIFEST, Checkpoint
 from gnnmr_dist.config import Settings, build
 from gnnmr_dist.data.dataset import Dataset, Verify, open_dataset
-from gnnmr_dist.distributed.mesh import Mesh, one_process
+from gnnmr_dist.distributed.mesh import Mesh, local_device, one_process
 from gnnmr_dist.errors import InputError, bad_input
 from gnnmr_dist.evaluation import (
     ENSEMBLES,
@@ -158,7 +158,13 @@ def open_run(
         raise bad_input(data.path, expected, f"{data.digest[:12]}...")
     if tuple(data.modalities) != model.info.modalities:
         raise bad_input(manifest, f"the modalities of {data.path}", "others")
-    return LoadedRun(directory, model, settings, data, mesh or one_process(len(data.modalities), _device()))
+    return LoadedRun(
+        directory,
+        model,
+        settings,
+        data,
+        mesh or one_process(len(data.modalities), local_device(settings.cluster.use_gpu)),
+    )
 
 
 def _open_data(model: Checkpoint, dataset: Address | None, verify: Verify) -> Dataset:
@@ -168,10 +174,6 @@ def _open_data(model: Checkpoint, dataset: Address | None, verify: Verify) -> Da
         return open_dataset(model.info.dataset, verify=verify)
     except InputError as error:
         raise InputError(f"{error} (the run was trained on it; --dataset names another place)") from None
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @dataclass(frozen=True)

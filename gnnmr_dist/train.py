@@ -12,7 +12,7 @@ from gnnmr_dist.checkpoint import Checkpoint, check_same_run
 from gnnmr_dist.cli import Parser, add_settings, given_settings, guarded, settings_from
 from gnnmr_dist.config import Settings, build
 from gnnmr_dist.data.dataset import Dataset, open_dataset
-from gnnmr_dist.distributed.mesh import check_groups, one_process
+from gnnmr_dist.distributed.mesh import check_groups, local_device, one_process
 from gnnmr_dist.errors import InputError, RunError
 from gnnmr_dist.fitting import check_settings, fit, open_session, run_info
 from gnnmr_dist.reporting import EpochProgress, MetricsLog
@@ -91,7 +91,9 @@ def train(dataset: Dataset, output: str, settings: Settings, start: Checkpoint |
 def _here(
     dataset: Dataset, run: RunDirectory, settings: Settings, start: Checkpoint | None, progress: EpochProgress
 ) -> str | None:
-    session = open_session(dataset, settings, one_process(len(dataset.modalities)), start)
+    session = open_session(
+        dataset, settings, one_process(len(dataset.modalities), local_device(settings.cluster.use_gpu)), start
+    )
     run.begin(run_info(dataset, settings), settings, {"command": sys.argv})
     log = MetricsLog(run.place(METRICS), session.state.epoch, session.state.step)
     fit(session, OneProcessHooks(run, log, progress.show, settings.training.keep_checkpoints))

@@ -15,6 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from gnnmr_dist.errors import InputError
+
 
 def shares(total: int, parts: int) -> list[range]:
     """0..total-1 cut into contiguous near-equal ranges, the longer ones first; some are empty when parts > total."""
@@ -120,6 +122,18 @@ class Mesh:
         """Wait until every worker is here."""
         if self.world_size > 1:
             self.sum_world(torch.zeros(1, device=self.device))
+
+
+def local_device(use_gpu: str = "auto") -> torch.device:
+    """The device of a process without Ray: the GPU if there is one and ``use_gpu`` is not "never".
+
+    Raises:
+        InputError: "always", and torch finds no GPU.
+    """
+    found = torch.cuda.is_available()
+    if use_gpu == "always" and not found:
+        raise InputError("use_gpu: expected a GPU on this machine, got none that torch can use")
+    return torch.device("cuda" if found and use_gpu != "never" else "cpu")
 
 
 def one_process(num_modalities: int, device: torch.device | None = None) -> Mesh:

@@ -9,8 +9,8 @@ from gnnmr_dist.config import ClusterSettings
 
 def placement_problem(nodes: Sequence[Mapping[str, float]], cluster: ClusterSettings) -> str | None:
     """Why ``nodes`` (their total resources) cannot hold the workers, in one line; None when they can."""
-    wanted = {"CPU": cluster.cpus_per_worker} | ({"GPU": 1.0} if cluster.use_gpu else {})
-    room = sum(int(min(node.get(key, 0.0) / amount for key, amount in wanted.items())) for node in nodes)
+    wanted = worker_resources(cluster, gpus=uses_gpus(nodes, cluster))
+    room = _room(nodes, wanted)
     if room >= cluster.num_workers:
         return None
     need = " and ".join(f"{amount:g} {key}" for key, amount in wanted.items())
@@ -22,3 +22,19 @@ def placement_problem(nodes: Sequence[Mapping[str, float]], cluster: ClusterSett
         f"num_workers: expected at most {room} workers of {need} each on this cluster ({len(nodes)} nodes: {have}), "
         f"got {cluster.num_workers}"
     )
+
+
+def uses_gpus(nodes: Sequence[Mapping[str, float]], cluster: ClusterSettings) -> bool:
+    """Whether each worker gets a GPU: as the settings say; ``auto`` = when ``nodes`` have one for every worker."""
+    if cluster.use_gpu != "auto":
+        return cluster.use_gpu == "always"
+    return _room(nodes, worker_resources(cluster, gpus=True)) >= cluster.num_workers
+
+
+def worker_resources(cluster: ClusterSettings, *, gpus: bool) -> dict[str, float]:
+    """What Ray reserves for one worker."""
+    return {"CPU": cluster.cpus_per_worker} | ({"GPU": 1.0} if gpus else {})
+
+
+def _room(nodes: Sequence[Mapping[str, float]], wanted: Mapping[str, float]) -> int:
+    return sum(int(min(node.get(key, 0.0) / amount for key, amount in wanted.items())) for node in nodes)
