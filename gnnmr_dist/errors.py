@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 
 class InputError(Exception):
@@ -28,3 +29,12 @@ def bad_input(
     """
     place = f"{os.fspath(file)}" + (f", row {row}" if row is not None else "")
     return InputError(f"{place}: expected {expected}, got {got}")
+
+
+def innermost_error(text: str) -> str:
+    """The last error that a text of nested tracebacks names, in one line: what went wrong, not where it was wrapped."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    named = [
+        n for n, line in enumerate(lines) if re.match(r"[A-Za-z_][\w.]*(Error|Exception|Failure)\b", line)
+    ]
+    return " ".join(lines[named[-1] :][:3] if named else lines[-1:]) or "no reason given"

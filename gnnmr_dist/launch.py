@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import socket
 import sys
 import tempfile
@@ -30,7 +29,7 @@ from gnnmr_dist.config import ClusterSettings, Settings
 from gnnmr_dist.data.dataset import open_dataset
 from gnnmr_dist.distributed.mesh import Mesh, meet_by_file, process_mesh
 from gnnmr_dist.distributed.placement import placement_problem, uses_gpus, worker_resources
-from gnnmr_dist.errors import InputError, RunError
+from gnnmr_dist.errors import InputError, RunError, innermost_error
 from gnnmr_dist.fitting import Record, Session, fit, open_session
 from gnnmr_dist.reporting import MetricsLog
 from gnnmr_dist.runs import CHECKPOINTS, METRICS, RunDirectory, save_into
@@ -78,7 +77,7 @@ def train_on_ray(
             try:
                 _trainer(job, run, settings, gpus).fit()
             except (ray.train.TrainingFailedError, RayError) as error:
-                reason = f"training failed: {_cause(error)}; --resume goes on from the last checkpoint"
+                reason = f"training failed: {innermost_error(str(error))}; --resume goes on from the last checkpoint"
                 raise RunError(reason) from error
         return ends[-1] if ends else None
 
@@ -226,7 +225,7 @@ def run_on_mesh(work: Work, scratch: str, cluster: ClusterSettings) -> list[Any]
             try:
                 trainer.fit()
             except (ray.train.TrainingFailedError, RayError) as error:
-                raise RunError(f"the workers failed: {_cause(error)}") from error
+                raise RunError(f"the workers failed: {innermost_error(str(error))}") from error
             finally:
                 storage.remove_tree(scratch)
     if not ends:
@@ -308,7 +307,7 @@ def _join(address: str) -> None:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(
-            f"RAY_ADDRESS: expected a Ray cluster this process may join, got {address}: {_cause(error)} "
+            f"RAY_ADDRESS: expected a Ray cluster this process may join, got {address}: {innermost_error(str(error))} "
             "(where Ray's token authentication is on, RAY_AUTH_MODE=token and the cluster's token are needed)"
         ) from error
 
@@ -343,12 +342,3 @@ def require_placement(cluster: ClusterSettings) -> bool:
     if problem is not None:
         raise InputError(problem)
     return uses_gpus(nodes, cluster)
-
-
-def _cause(error: BaseException) -> str:
-    """The innermost error in the text of a Ray error: what went wrong, not where it was wrapped."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    named = [
-        n for n, line in enumerate(lines) if re.match(r"[A-Za-z_][\w.]*(Error|Exception|Failure)\b", line)
-    ]
-    return " ".join(lines[named[-1] :][:3] if named else lines[-1:]) or type(error).__name__
