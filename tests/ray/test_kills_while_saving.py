@@ -1,0 +1,37 @@
+"""SIGKILL in the middle of writing checkpoints, again and again: what is resumed is always whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from commands import kill, losses, model_bytes, run, started, steps, train_command, wait_for
+
+pytestmark = pytest.mark.timeout(600)
+KILLS = 4
+
+
+def test_a_half_written_checkpoint_is_never_taken(dataset: Path, undisturbed: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    every_step = ["--checkpoint-every-steps", "1"]
+    left_behind = 0
+    for number in range(KILLS):
+        before = len(list(output.glob("checkpoints/*/.epoch-*.tmp")))
+        resume = ["--resume"] if number else []
+        with started(train_command(dataset, output, *every_step, *resume)) as process:
+            wait_for(lambda: (output / "metrics.jsonl").exists(), process)
+            wait_for(lambda n=number: _attempts(output) > n, process)
+            wait_for(lambda b=before: len(list(output.glob("checkpoints/*/.epoch-*.tmp"))) > b, process)
+            kill(process)
+        left_behind += len(list(output.glob("checkpoints/*/.epoch-*.tmp"))) > before
+    assert left_behind > 0  # at least one kill did hit a checkpoint that was being written
+    ended = run(train_command(dataset, output, *every_step, "--resume"))
+    assert ended.code == 0, ended.err
+    assert steps(output) == steps(undisturbed)
+    assert losses(output) == losses(undisturbed)
+    assert model_bytes(output) == model_bytes(undisturbed)
+
+
+def _attempts(output: Path) -> int:
+    """Attempts that have a complete checkpoint."""
+    return len({place.parent.parent for place in output.glob("checkpoints/*/epoch-*/manifest.json")})
