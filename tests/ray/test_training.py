@@ -108,7 +108,8 @@ def test_a_diverging_run_stops_in_one_line_and_is_not_tried_again(
 def test_a_failing_worker_is_told_in_one_line(head: Head, dataset: Path, tmp_path: Path) -> None:
     output, copy = tmp_path / "run", tmp_path / "data"
     shutil.copytree(dataset, copy)
-    with started(train_command(copy, output, "--num-workers", "2"), head.address) as process:
+    options = ["--num-workers", "2", "--max-failures", "0"]
+    with started(train_command(copy, output, *options), head.address) as process:
         wait_for(lambda: (output / "run.json").exists(), process)  # opened and checked by the command
         shutil.rmtree(copy)
         out, err = process.communicate(timeout=240)
