@@ -135,8 +135,9 @@ class TrainingSettings(_Section):
     learning_rate: float = Field(2e-3, gt=0, description="of Adam (paper's grid: 1e-5 to 5e-3)")
     weight_decay: float = Field(0.0, ge=0, description="L2, added to the gradient (paper: none)")
     grad_clip: float = Field(0.0, ge=0, description="largest gradient norm per modality; 0 = no clipping")
-    precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="bfloat16 = autocast of the encoder"
+    precision: Literal["float32", "bfloat16", "float64"] = Field(
+        "float32",
+        description="bfloat16 = autocast of the encoder; float64 = equal rankings for any number of replicas too",
     )
     valid_every: int = Field(2, ge=1, description="epochs between validations")
     patience: int = Field(5, ge=1, description="validations without a better value before training stops")

@@ -37,7 +37,7 @@ from gnnmr_dist.models.inputs import ItemRows
 from gnnmr_dist.ranking import EmbeddingScorer, ItemLists, Scorer, item_lists
 from gnnmr_dist.runs import MODEL, RunDirectory
 from gnnmr_dist.storage import Address
-from gnnmr_dist.training import build_encoder, load_weights
+from gnnmr_dist.training import build_encoder, load_weights, parameter_dtype
 
 BASELINES = ("popularity", "item-knn", "ease")
 
@@ -69,7 +69,10 @@ class LoadedRun:
         Raises:
             InputError: the weights do not fit the settings.
         """
-        return [(self.names[m], self._encoder(m).to(self.mesh.device).eval()) for m in self.mesh.hosted]
+        dtype = parameter_dtype(self.settings.training.precision)
+        return [
+            (self.names[m], self._encoder(m).to(self.mesh.device, dtype).eval()) for m in self.mesh.hosted
+        ]
 
     def _encoder(self, number: int) -> Encoder:
         info, settings = self.dataset.modalities[number], self.settings

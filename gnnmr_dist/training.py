@@ -77,7 +77,8 @@ def build_model(
     """The model of modality ``number``; ``shape`` = (users, items). The same on whatever worker it is built."""
     key = derive(settings.training.seed, Purpose.INITIALISATION, number)
     num_layers = len(settings.sampling.num_neighbors)
-    encoder = build_encoder(*shape, kind, size, settings.model, num_layers, key).to(device)
+    encoder = build_encoder(*shape, kind, size, settings.model, num_layers, key)
+    encoder.to(device, parameter_dtype(settings.training.precision))
     training = settings.training
     optimizer = torch.optim.Adam(
         encoder.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay
@@ -85,12 +86,18 @@ def build_model(
     return ModalityModel(number, name, encoder, optimizer)
 
 
+def parameter_dtype(precision: str) -> torch.dtype:
+    """What parameters, scores and losses are held in: float64 for that precision, else float32 (bfloat16 is autocast)."""
+    return torch.float64 if precision == "float64" else torch.float32
+
+
 def step_scores(model: ModalityModel, data: StepData, rows: ItemRows, settings: Settings) -> Tensor:
     """Scores over temperature [b, S] of one modality: positive[, negative], then the shared candidates (Eq. 6)."""
     bfloat16 = settings.training.precision == "bfloat16"
     with torch.autocast(data.users.device.type, dtype=torch.bfloat16, enabled=bfloat16):
         seeds = model.encoder(data.nodes, rows)
-    h = score_vectors(seeds.float(), settings.model.score)
+    seeds = seeds.to(parameter_dtype(settings.training.precision))
+    h = score_vectors(seeds, settings.model.score)
     users = h[data.users]
     pairs = [data.positives] if data.negatives is None else [data.positives, data.negatives]
     columns = [(users * h[places]).sum(dim=1, keepdim=True) for places in pairs]
