@@ -87,7 +87,7 @@ def build_model(
 
 
 def parameter_dtype(precision: str) -> torch.dtype:
-    """What parameters, scores and losses are held in: float64 for that precision, else float32 (bfloat16 is autocast)."""
+    """What parameters, scores and losses are held in: float64 if so named, else float32 (bfloat16 is autocast)."""
     return torch.float64 if precision == "float64" else torch.float32
 
 
