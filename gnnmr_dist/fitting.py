@@ -190,7 +190,7 @@ def fit(session: Session, hooks: Hooks) -> None:
     while state.finished is None:
         started = time.perf_counter()
         losses = _run_epoch(session, hooks)
-        if state.finished is not None:
+        if state.finished is not None or _ruined(session):
             return
         record: Record = {"kind": "epoch", "epoch": state.epoch, "seconds": time.perf_counter() - started}
         record["losses"] = _named_losses(session, losses)
@@ -233,8 +233,27 @@ def _run_epoch(session: Session, hooks: Hooks) -> Tensor:
             return sums
         every = training.checkpoint_every_steps
         if every and state.step % every == 0 and state.step < session.num_steps:
+            if _ruined(session):
+                return sums
             hooks.save(session, {})
     return sums / session.num_steps
+
+
+def _ruined(session: Session) -> bool:
+    """Whether the last update left weights that are not finite, which a loss would only show one step later.
+
+    Asked before validating and before saving, so no checkpoint holds them; ``finished`` then names the modality.
+    """
+    state = session.state
+    sums = torch.zeros(len(session.names), 1, dtype=torch.float64, device=session.mesh.device)
+    for model in session.models:
+        sums[model.number] = sum(float(p.detach().sum()) for p in model.parameters())
+    session.mesh.sum_world(sums)
+    bad = first_bad_loss(sums.cpu(), session.names)
+    if bad is not None:
+        place = f"epoch {state.epoch}, step {state.step - 1}"
+        state.finished = f"diverged: weights of modality {bad} are not finite after {place}"
+    return bad is not None
 
 
 def next_step(session: Session, epoch: int, step: int) -> StepData:

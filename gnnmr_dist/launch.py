@@ -252,7 +252,7 @@ def _forwarding(queue: Queue, show: Show) -> Iterator[list[str]]:
     def forward() -> None:
         while True:
             try:
-                record = queue.get(timeout=0.2)
+                record = queue.get(timeout=1.0)
             except Empty:
                 if closing.is_set():
                     return

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import torch
 from helpers import make_settings, planted, weights_of
+from torch import Tensor
 
+from gnnmr_dist import fitting
 from gnnmr_dist.checkpoint import Checkpoint, FitState, open_checkpoint
 from gnnmr_dist.config import Settings
 from gnnmr_dist.data.dataset import Dataset
@@ -27,6 +29,7 @@ from gnnmr_dist.fitting import (
 )
 from gnnmr_dist.reporting import MetricsLog, read_records
 from gnnmr_dist.runs import OneProcessHooks, RunDirectory
+from gnnmr_dist.training import train_step
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +162,26 @@ def test_divergence_stops_at_the_step_and_names_the_modality(dataset: Dataset) -
     assert session.state.finished == "diverged: loss of modality image is not finite at epoch 0, step 0"
     assert len(hooks.records) == 1 < before
     assert not hooks.saved  # a checkpoint of it would be worth nothing
+
+
+@pytest.mark.parametrize("left", [1, 2])  # steps left: at the epoch's end, and at a checkpoint within it
+def test_weights_that_an_update_ruined_are_never_saved(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch, left: int
+) -> None:
+    session, hooks = session_of(dataset, tiny(checkpoint_every_steps=1)), Kept()
+    session.state.step = session.num_steps - left
+
+    def step(*arguments: Any) -> Tensor:
+        losses = train_step(*arguments)  # finite
+        with torch.no_grad():
+            session.models[1].encoder.user_input.table[0, 0] = torch.nan
+        return losses
+
+    monkeypatch.setattr(fitting, "train_step", step)
+    fit(session, hooks)
+    place = f"epoch 0, step {session.num_steps - left}"
+    assert session.state.finished == f"diverged: weights of modality image are not finite after {place}"
+    assert not hooks.saved
 
 
 def test_a_step_is_a_pure_function_of_its_place(dataset: Dataset) -> None:
