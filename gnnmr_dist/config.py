@@ -120,7 +120,7 @@ class SamplingSettings(_Section):
     def _fan_out(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         for k in value:
             if k != -1 and k < 1:
-                raise ValueError(f"a fan-out is -1 or at least 1, got {k}")
+                raise ValueError(f"a fan-out is -1 or at least 1, not {k}")
         return value
 
 
@@ -160,7 +160,7 @@ class EvaluationSettings(_Section):
     @classmethod
     def _cut_offs(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         if min(value) < 1 or len(set(value)) != len(value):
-            raise ValueError(f"cut-offs are different whole numbers from 1, got {value}")
+            raise ValueError("cut-offs are different whole numbers from 1")
         return value
 
 
