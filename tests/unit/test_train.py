@@ -183,8 +183,8 @@ def test_messages_are_those_of_the_documentation(
     lines = [
         "# Bad settings to `train`, and what it says",
         "",
-        "Each is one line on standard error, exit code 2, before any worker starts; nothing is written. Bad data sets are",
-        "in [bad-inputs.md](bad-inputs.md). `tests/unit/test_train.py` compares this page with the messages",
+        "Each is one line on standard error, exit code 2, before any worker starts; nothing is written. Bad data",
+        "sets are in [bad-inputs.md](bad-inputs.md). `tests/unit/test_train.py` compares this page with the messages",
         "(`GNNMR_UPDATE_DOCS=1` rewrites the page).",
         "",
         "| options | message |",
