@@ -19,7 +19,7 @@ from gnnmr_dist.data.synthetic import synthetic_dataset
 from gnnmr_dist.data.tables import Source, open_source
 from gnnmr_dist.data.writer import write_dataset
 from gnnmr_dist.errors import InputError, bad_input
-from gnnmr_dist.storage import Address, exists, is_uri, join, list_files, read_bytes
+from gnnmr_dist.storage import Address, is_uri, join, list_files, read_bytes, require_directory
 
 _SYNTHETIC = {
     "users": ("num_users", int, "number of users (600)"),
@@ -72,7 +72,8 @@ def check_output(output: Address, source: str | None) -> None:
     Raises:
         InputError: it is not.
     """
-    if exists(output) and (list_files(output) or not (is_uri(output) or os.path.isdir(output))):
+    require_directory(output)
+    if list_files(output):
         raise bad_input(output, "a new directory for the data set", "one that exists")
     if source is not None and not is_uri(source) and not is_uri(output):
         inside = os.path.realpath(source)
@@ -196,9 +197,9 @@ def _add_import_options(parser: Parser) -> None:
     parser.add_argument("--seed", type=int, metavar="N", help="recbole, synthetic: seed (0)")
 
 
-def main() -> int:
-    """Entry point; the exit code."""
-    return guarded(command)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    return guarded(command, argv)
 
 
 if __name__ == "__main__":

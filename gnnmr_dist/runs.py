@@ -71,7 +71,8 @@ class RunDirectory:
         return f"attempt-{max(used, default=0) + 1:03d}"
 
     def require_new(self) -> None:
-        """Refuse a directory that holds something already; raises InputError."""
+        """Refuse a place that cannot be a directory or holds something already; raises InputError."""
+        storage.require_directory(self.address)
         if storage.list_files(self.address):
             raise bad_input(self.address, "a new or empty output directory (or --resume)", "files in it")
 

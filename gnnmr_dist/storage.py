@@ -13,7 +13,7 @@ import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -147,7 +147,7 @@ def staged_file(address: Address) -> Iterator[Path]:
     If the body fails, the file is removed and ``address`` is left as it was. Missing parent directories are made.
     """
     location = resolve(address)
-    if location.is_local:
+    if location.filesystem.type_name == "local":
         target = Path(location.path)
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = _sibling(target)
@@ -173,16 +173,32 @@ def require_writable(address: Address) -> None:
         InputError: it is a directory, lies below a file, or permissions forbid it.
     """
     location = resolve(address)
-    if not location.is_local:
+    if location.filesystem.type_name != "local":
         return
     target = Path(location.path)
     if target.is_dir():
         raise bad_input(target, "a file to write", "a directory")
-    above = next(parent for parent in target.parents if parent.exists())
+    _require_room(target, list(target.parents), "a place to write a file")
+
+
+def require_directory(address: Address) -> None:
+    """Check, before long work, that a local directory is or could be made at ``address``; remote ones are not asked.
+
+    Raises:
+        InputError: it is a file, lies below one, or permissions forbid it.
+    """
+    location = resolve(address)
+    if location.filesystem.type_name == "local":
+        target = Path(address if location.is_local else location.path)
+        _require_room(target, [target, *target.parents], "a directory to write to")
+
+
+def _require_room(target: Path, places: Sequence[Path], expected: str) -> None:
+    above = next(place for place in places if place.exists())
     if not above.is_dir():
-        raise bad_input(target, "a place to write a file", f"one below the file {above}")
+        raise bad_input(target, expected, "a file" if above == target else f"one below the file {above}")
     if not os.access(above, os.W_OK | os.X_OK):
-        raise bad_input(target, "a place to write a file", f"no permission to write in {above}")
+        raise bad_input(target, expected, f"no permission to write in {above}")
 
 
 def copy_tree(source: Address, destination: Address, *, last: str | None = None) -> None:

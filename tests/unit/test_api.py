@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import gnnmr_dist
-from gnnmr_dist.__main__ import main
+from gnnmr_dist.__main__ import VERBS, main
 from gnnmr_dist.errors import InputError
 from gnnmr_dist.loaded import LoadedRun
 
@@ -27,6 +27,12 @@ def test_importing_the_package_loads_neither_torch_nor_ray(module: str) -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_of_the_one_command_runs(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([verb, "--no-such-option"]) == 2
+    assert f"gnnmr_dist.{verb}" in capsys.readouterr().err
 
 
 def test_the_package_has_the_api_and_nothing_made_up() -> None:

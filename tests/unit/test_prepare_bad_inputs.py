@@ -187,6 +187,8 @@ TABLE_CASES = [
     Case("nothing above the threshold", recipe('weight = "hours"', 'weight = "hours"\nmin_weight = 99')),
     Case("k-core leaves nothing", recipe("[split]", "[filter]\nk_core = 9\n[split]")),
     Case("output exists", lambda: [os.mkdir("output"), Path("output/precious").touch()]),
+    Case("output a file", Path("output").touch),
+    Case("output below a file", Path("output").touch, (*ARGUMENTS[:5], "output/below")),
     Case("output inside the source", lambda: None, (*ARGUMENTS[:5], "source/output")),
 ]
 

@@ -143,6 +143,26 @@ def _fill_and_fail(target: Path) -> None:
         raise RuntimeError("halfway")
 
 
+def test_a_staged_file_appears_whole_or_not_at_all(
+    address: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with storage.staged_file(address("lists/x.csv")) as staged:
+        staged.write_text("old")
+    moved = []
+    monkeypatch.setattr(os, "replace", lambda *paths: moved.append(paths))
+    with storage.staged_file(address("lists/x.csv")) as staged:
+        staged.write_text("new")
+    assert [str(target) for _, target in moved] == [str(tmp_path / "lists" / "x.csv")]
+    assert (tmp_path / "lists" / "x.csv").read_text() == "old"  # only the rename would have changed it
+
+
+def test_what_cannot_be_written_is_told_before(address: Callable[[str], str], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for name in ("", "file/x"):
+        with pytest.raises(InputError, match=r"expected a (file|place) to write"):
+            storage.require_writable(address(name))
+
+
 def test_directories_get_the_usual_permissions(tmp_path: Path) -> None:
     (tmp_path / "plain").mkdir()
     with storage.atomic_directory(tmp_path / "made"):

@@ -132,6 +132,15 @@ def test_an_output_with_files_is_refused(data: Path, run: Path, capsys: pytest.C
     assert "a new or empty output directory (or --resume)" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("below", ["", "run"])
+def test_an_output_at_or_below_a_file_is_refused(
+    data: Path, tmp_path: Path, below: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert main(["--dataset", str(data), "--output", str(tmp_path / "file" / below), *COMMON]) == 2
+    assert "expected a directory to write to, got " in capsys.readouterr().err
+
+
 IMPOSSIBLE = [
     (["--epochs", "0"], "command line, key training.epochs: Input should be greater than or equal to 1"),
     (["--epochs", "many"], "command line, key training.epochs"),
