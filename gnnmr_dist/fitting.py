@@ -194,9 +194,11 @@ def fit(session: Session, hooks: Hooks) -> None:
             return
         record: Record = {"kind": "epoch", "epoch": state.epoch, "seconds": time.perf_counter() - started}
         record["losses"] = _named_losses(session, losses)
-        due = (state.epoch + 1) % training.valid_every == 0 or state.epoch + 1 == training.epochs
+        due = (state.epoch + 1) % training.valid_every == 0 or state.epoch + 1 >= training.epochs
         state.epoch, state.step, state.loss_sums = state.epoch + 1, 0, []
         metrics = _validate(session, record) if due else {}
+        if state.finished is not None and state.finished.startswith("diverged"):
+            return
         record["memory"] = _memory(session.mesh)
         if session.mesh.rank == 0:
             hooks.record(record)
@@ -286,7 +288,15 @@ def _validate(session: Session, record: Record) -> dict[str, float]:
     """Rank on validation, update the best weights and the patience, and decide whether to stop."""
     state, settings = session.state, session.settings
     started = time.perf_counter()
-    metrics = validation_metrics(session)
+    vectors = session_vectors(session)
+    sizes = torch.linalg.vector_norm(vectors, dim=(1, 2)).unsqueeze(1).cpu()  # finite: so is every score
+    bad = first_bad_loss(sizes, session.names)
+    if bad is not None:
+        state.finished = (
+            f"diverged: embeddings of modality {bad} are not finite after epoch {state.epoch - 1}"
+        )
+        return {}
+    metrics = validation_metrics(session, vectors)
     value = metrics[settings.evaluation.select_metric]
     if state.best_value is None or value > state.best_value:
         state.best_value, state.best_epoch, state.waited = value, state.epoch, 0
@@ -305,10 +315,14 @@ def _validate(session: Session, record: Record) -> dict[str, float]:
     return metrics
 
 
-def validation_metrics(session: Session) -> dict[str, float]:
-    """Metrics of the selecting row on validation, with the weights as they are now."""
+def session_vectors(session: Session) -> Tensor:
+    """Score vectors of all nodes in all modalities [M, N, d], with the weights as they are now."""
     encoders = [(model.name, model.encoder) for model in session.models]
-    vectors = modality_vectors(encoders, session.dataset, session.settings.model, session.mesh)
+    return modality_vectors(encoders, session.dataset, session.settings.model, session.mesh)
+
+
+def validation_metrics(session: Session, vectors: Tensor) -> dict[str, float]:
+    """Metrics of the selecting row on validation; ``vectors`` [M, N, d]."""
     graph, evaluation = session.dataset.graph, session.settings.evaluation
     scorer = make_scorer(evaluation.select_row, session.names, vectors, graph, session.present)
     return dict(evaluate(scorer, graph, session.valid, evaluation.ks, session.mesh).means)

@@ -25,6 +25,7 @@ from gnnmr_dist.fitting import (
     next_step,
     open_session,
     resumed_state,
+    session_vectors,
     validation_metrics,
 )
 from gnnmr_dist.reporting import MetricsLog, read_records
@@ -140,7 +141,7 @@ def test_the_best_validations_weights_are_what_remains(dataset: Dataset) -> None
     assert session.state.best_value == max(values)
     assert session.state.best_epoch == 1 + values.index(max(values))
     assert values[-1] < max(values), "the last epoch is not the best, or this test shows nothing"
-    assert validation_metrics(session)["Recall@5"] == max(values)
+    assert validation_metrics(session, session_vectors(session))["Recall@5"] == max(values)
 
 
 def test_patience_counts_validations_without_a_better_value(dataset: Dataset) -> None:
@@ -182,6 +183,21 @@ def test_weights_that_an_update_ruined_are_never_saved(
     place = f"epoch 0, step {session.num_steps - left}"
     assert session.state.finished == f"diverged: weights of modality image are not finite after {place}"
     assert not hooks.saved
+
+
+def test_finite_weights_whose_embeddings_are_not_are_a_divergence_too(dataset: Dataset) -> None:
+    settings = tiny(epochs=1, learning_rate=1e25, global_batch_size=10_000)  # one step: its loss is finite
+    session, hooks = session_of(dataset, settings), Kept()
+    fit(session, hooks)
+    assert session.state.finished == "diverged: embeddings of modality text are not finite after epoch 0"
+    assert not hooks.saved
+
+
+def test_fewer_epochs_than_done_end_at_the_next_epoch(dataset: Dataset) -> None:
+    session = session_of(dataset, tiny(epochs=2, valid_every=100))
+    session.state.epoch = 4  # a run of more epochs, cut off here and resumed with fewer
+    fit(session, Kept())
+    assert (session.state.finished, session.state.epoch) == ("epochs", 5)
 
 
 def test_a_step_is_a_pure_function_of_its_place(dataset: Dataset) -> None:
@@ -234,7 +250,7 @@ def test_a_modality_may_decide_the_selection(dataset: Dataset) -> None:
     settings = make_settings(evaluation={"select_row": "image"})
     check_settings(dataset, settings)
     session = session_of(dataset, settings)
-    assert 0 <= validation_metrics(session)["Recall@5"] <= 1
+    assert 0 <= validation_metrics(session, session_vectors(session))["Recall@5"] <= 1
 
 
 @pytest.mark.parametrize(
