@@ -1,4 +1,6 @@
-"""Compiled CPU loops of message passing. One thread each, rows in order: the same bits on every machine and run.
+"""Compiled CPU loops of message passing. One thread each, rows in order: the same bits in every run.
+
+Machines whose vector instructions differ may round sums differently (the compiler chooses how to add channels up).
 
 Axes: E edges, S sources, D destinations, H heads, c channels per head.
 """
