@@ -100,7 +100,7 @@ class GATLayer(Layer):
 
     def transform(self, h: Tensor) -> Rows:
         """W h [S, H, c] and its two halves of the attention logit, [S, H] each."""
-        x = self.linear(h).view(h.shape[0], self.heads, -1)
+        x = self.linear(h).unflatten(1, self.att_source.shape)
         return x, (x * self.att_source).sum(dim=-1), (x * self.att_destination).sum(dim=-1)
 
     def aggregate(self, source: Rows, destination: Rows, block: Block) -> Tensor:
@@ -137,8 +137,8 @@ class GATv2Layer(Layer):
 
     def transform(self, h: Tensor) -> Rows:
         """W_l h and W_r h, [S, H, c] each."""
-        shape = (h.shape[0], self.heads, -1)
-        return self.linear(h).view(shape), self.linear_destination(h).view(shape)
+        shape = self.att.shape
+        return self.linear(h).unflatten(1, shape), self.linear_destination(h).unflatten(1, shape)
 
     def aggregate(self, source: Rows, destination: Rows, block: Block) -> Tensor:
         """See :class:`Layer`."""

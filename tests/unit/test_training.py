@@ -9,7 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import ENCODERS, World, make_world, weights_of, with_graph, without_edge
+from helpers import (
+    ENCODERS,
+    World,
+    bag_table,
+    category_table,
+    dense_table,
+    make_world,
+    weights_of,
+    with_graph,
+    without_edge,
+)
 from torch import Tensor
 
 from gnnmr_dist.data.batches import GlobalBatch, global_batch
@@ -258,6 +268,23 @@ def test_replicas_gradients_add_up_to_the_whole_batchs(replicas: int) -> None:
     whole = [g.clone() for g in gradients(world, models, 1)]
     for got, want in zip(gradients(world, models, replicas), whole, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_a_share_without_rows_or_candidates_has_no_loss(encoder: str) -> None:
+    """An epoch's last batch may have fewer rows than there are replicas, and BPR may have no candidates."""
+    world = make_world(
+        model={"encoder": encoder, "heads": 2},
+        loss={"supervised": "bpr", "num_candidates": 0},
+        training={"global_batch_size": 1},
+    )
+    items = world.graph.num_items
+    world = replace(world, tables=(dense_table(items), category_table(items), bag_table(items)))
+    data = world.step(replica=0, replicas=2)
+    assert (data.users.numel(), data.total) == (0, 1)
+    models = world.models()
+    assert not world.train(models, data).any()
+    assert not any(p.grad.any() for model in models for p in model.parameters() if p.grad is not None)
 
 
 def test_a_share_of_the_rows_is_divided_by_the_whole_batch() -> None:
