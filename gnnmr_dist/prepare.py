@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Mapping, Sequence
@@ -97,7 +98,8 @@ def summary(manifest: Manifest, output: Address) -> str:
             f"  {modality.name:<{width}}  {modality.kind:<8}  dim {modality.dim:>5}  "
             f"{coverage:>6.1%} of items  {modality.dtype}"
         )
-    following = f"python -m gnnmr_dist.train --dataset {os.fspath(output)} --output RUN --num-workers 2"
+    place = shlex.quote(os.fspath(output))
+    following = f"python -m gnnmr_dist.train --dataset {place} --output RUN --num-workers 2"
     lines += [f"digest: {manifest.digest}", f"next: {following}"]
     return "\n".join(lines)
 

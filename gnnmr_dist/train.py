@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -85,7 +86,7 @@ def train(dataset: Dataset, output: str, settings: Settings, start: Checkpoint |
             address = None if start is None else start.address
             begin = partial(run.begin, info, settings, {"command": sys.argv})
             finished = train_on_ray(_absolute(dataset.path), output, settings, address, progress.show, begin)
-    _close(run, settings, finished)
+    close(run, settings, finished)
 
 
 def _here(
@@ -101,7 +102,12 @@ def _here(
     return session.state.finished
 
 
-def _close(run: RunDirectory, settings: Settings, finished: str | None) -> None:
+def close(run: RunDirectory, settings: Settings, finished: str | None) -> None:
+    """Publish the best model of a run and say where all is; ``finished`` as the workers told, None = not heard.
+
+    Raises:
+        RunError: training diverged, or its newest checkpoint does not say that it was finished.
+    """
     if finished is not None and finished.startswith("diverged"):
         kept = (
             f"the last good state is in {run.place(CHECKPOINTS)}"
@@ -110,12 +116,14 @@ def _close(run: RunDirectory, settings: Settings, finished: str | None) -> None:
         )
         raise RunError(f"{finished}; {kept}")
     checkpoint, _ = run.newest()
+    if checkpoint.state.finished is None:
+        raise RunError(f"training ended before it was finished, at {checkpoint.address}; --resume goes on")
     run.publish_model(checkpoint)
     state, metric = checkpoint.state, settings.evaluation.select_metric
     row = settings.evaluation.select_row
     print(f"best validation {metric} of {row}: {state.best_value:.4f} (epoch {state.best_epoch})")
     print(f"model, metrics.jsonl and checkpoints are in {run.address}")
-    print(f"next: python -m gnnmr_dist.evaluate --run {run.address} --split test")
+    print(f"next: python -m gnnmr_dist.evaluate --run {shlex.quote(run.address)} --split test")
 
 
 def _opening(dataset: Dataset, settings: Settings, groups: int, start: Checkpoint | None) -> str:

@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 from helpers import planted
 
-from gnnmr_dist.train import main
+from gnnmr_dist.config import Settings
+from gnnmr_dist.errors import RunError
+from gnnmr_dist.runs import RunDirectory
+from gnnmr_dist.train import close, main
 
 DOCS = Path(__file__).parents[2] / "docs" / "bad-inputs-train.md"
 COMMON = [
@@ -130,6 +133,18 @@ def test_other_data_is_refused(run: Path, tmp_path: Path, capsys: pytest.Capture
 def test_an_output_with_files_is_refused(data: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--dataset", str(data), "--output", str(run), *COMMON]) == 2
     assert "a new or empty output directory (or --resume)" in capsys.readouterr().err
+
+
+def test_a_run_that_ended_without_finishing_publishes_no_model(run: Path) -> None:
+    """As when the workers are gone and nobody heard how they ended."""
+    shutil.rmtree(run / "model")
+    directory = RunDirectory(str(run))
+    for place in directory.checkpoints():
+        if "epoch-00002" in place:
+            shutil.rmtree(place)
+    with pytest.raises(RunError, match=r"ended before it was finished.*--resume"):
+        close(directory, Settings(), None)
+    assert not (run / "model").exists()
 
 
 @pytest.mark.parametrize("below", ["", "run"])
