@@ -94,7 +94,7 @@ class LossSettings(_Section):
     )
     mask_missing: bool = Field(
         True,
-        description="an item's missing modality is left out of its teacher and of the ensemble (assumed)",
+        description="an item's missing modality is left out of its teacher (measured: neutral to slightly better)",
     )
 
 
@@ -151,6 +151,9 @@ class EvaluationSettings(_Section):
     ks: tuple[int, ...] = Field((10, 20, 50), min_length=1, description="cut-offs K")
     select_metric: str = Field(
         "Recall@20", description="on validation, of select_row; decides early stopping"
+    )
+    mask_missing_in_ensemble: bool = Field(
+        False, description="an item's missing modality is left out of the concatenation too (measured: worse)"
     )
     select_row: str = Field(
         "concatenation", description="ensemble or modality whose validation metric decides"

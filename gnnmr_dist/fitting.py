@@ -35,7 +35,7 @@ from gnnmr_dist.models.inputs import ItemRows
 from gnnmr_dist.training import (
     ModalityModel,
     build_model,
-    first_bad_loss,
+    first_not_finite,
     load_state,
     load_weights,
     state_tensors,
@@ -71,6 +71,7 @@ class Session:
     tables: dict[int, FeatureTable]
     valid: Relevant
     present: Tensor | None
+    ensemble_present: Tensor | None
 
     @property
     def names(self) -> list[str]:
@@ -139,7 +140,7 @@ def open_session(dataset: Dataset, settings: Settings, mesh: Mesh, start: Checkp
                 best[number] = start.tensors(info.name, "best")
         models.append(model)
     present = torch.from_numpy(presence_table(dataset)).to(mesh.device)
-    hide = settings.loss.mask_missing and not bool(present.all())
+    some = not bool(present.all())
     state = FitState() if start is None else resumed_state(start, settings)
     valid = relevant_items(dataset.interactions("valid"), dataset.num_users)
     return Session(
@@ -152,7 +153,8 @@ def open_session(dataset: Dataset, settings: Settings, mesh: Mesh, start: Checkp
         sampler=make_sampler(dataset, settings),
         tables={model.number: dataset.features(model.name) for model in models},
         valid=valid,
-        present=present if hide else None,
+        present=present if some and settings.loss.mask_missing else None,
+        ensemble_present=present if some and settings.evaluation.mask_missing_in_ensemble else None,
     )
 
 
@@ -227,7 +229,7 @@ def _run_epoch(session: Session, hooks: Hooks) -> Tensor:
             hooks.record(
                 {"kind": "step", "epoch": state.epoch, "step": step, "losses": _named_losses(session, losses)}
             )
-        bad = first_bad_loss(losses, session.names)
+        bad = first_not_finite(losses, session.names)
         if bad is not None:
             state.finished = (
                 f"diverged: loss of modality {bad} is not finite at epoch {state.epoch}, step {step}"
@@ -251,7 +253,7 @@ def _ruined(session: Session) -> bool:
     for model in session.models:
         sums[model.number] = sum(float(p.detach().sum()) for p in model.parameters())
     session.mesh.sum_world(sums)
-    bad = first_bad_loss(sums.cpu(), session.names)
+    bad = first_not_finite(sums.cpu(), session.names)
     if bad is not None:
         place = f"epoch {state.epoch}, step {state.step - 1}"
         state.finished = f"diverged: weights of modality {bad} are not finite after {place}"
@@ -290,7 +292,7 @@ def _validate(session: Session, record: Record) -> dict[str, float]:
     started = time.perf_counter()
     vectors = session_vectors(session)
     sizes = torch.linalg.vector_norm(vectors, dim=(1, 2)).unsqueeze(1).cpu()  # finite: so is every score
-    bad = first_bad_loss(sizes, session.names)
+    bad = first_not_finite(sizes, session.names)
     if bad is not None:
         state.finished = (
             f"diverged: embeddings of modality {bad} are not finite after epoch {state.epoch - 1}"
@@ -324,7 +326,7 @@ def session_vectors(session: Session) -> Tensor:
 def validation_metrics(session: Session, vectors: Tensor) -> dict[str, float]:
     """Metrics of the selecting row on validation; ``vectors`` [M, N, d]."""
     graph, evaluation = session.dataset.graph, session.settings.evaluation
-    scorer = make_scorer(evaluation.select_row, session.names, vectors, graph, session.present)
+    scorer = make_scorer(evaluation.select_row, session.names, vectors, graph, session.ensemble_present)
     return dict(evaluate(scorer, graph, session.valid, evaluation.ks, session.mesh).means)
 
 

@@ -92,9 +92,13 @@ class LoadedRun:
 
     @cached_property
     def present(self) -> Tensor | None:
-        """Bool [M, I] where missing modalities are left out of the concatenation, as in training; else None."""
+        """Bool [M, I] where missing modalities are left out of the concatenation; else None."""
         table = torch.from_numpy(presence_table(self.dataset)).to(self.mesh.device)
-        return table if self.settings.loss.mask_missing and not bool(table.all()) else None
+        return table if self._hides and not bool(table.all()) else None
+
+    @property
+    def _hides(self) -> bool:
+        return self.settings.evaluation.mask_missing_in_ensemble
 
     def require_row(self, row: str) -> None:
         """Raise InputError unless ``row`` is a modality's or an ensemble's name."""
@@ -122,7 +126,7 @@ class LoadedRun:
         embedded = [embed_unlinked_items(encoder, rows[name].to(device)) for name, encoder in self.encoders]
         new = score_vectors(torch.stack(embedded), score)
         present = torch.stack([rows[name].present for name in self.names]).to(device)
-        hidden = present if self.settings.loss.mask_missing else None
+        hidden = present if self._hides else None
         more = new_item_vectors(row, self.names, self.vectors, new, hidden)
         items = torch.cat([known.item_embeddings, more])
         assert known.item_offset is not None

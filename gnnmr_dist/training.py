@@ -174,7 +174,7 @@ def _update(models: Sequence[ModalityModel], mesh: Mesh, grad_clip: float) -> No
         model.optimizer.step()
 
 
-def first_bad_loss(losses: Tensor, names: Sequence[str]) -> str | None:
+def first_not_finite(losses: Tensor, names: Sequence[str]) -> str | None:
     """The name of a modality whose loss [M, 2] is not finite, or None.
 
     Truth first: a peer's scores that are not finite spoil everyone's KL, but only its own truth.

@@ -94,7 +94,7 @@ def _test_metrics(session: Session) -> dict[str, dict[str, float]]:
     relevant = relevant_items(session.dataset.interactions("test"), session.dataset.num_users)
     table: dict[str, dict[str, float]] = {}
     for row in (*session.names, *ENSEMBLES):
-        scorer = make_scorer(row, session.names, vectors, session.dataset.graph, session.present)
+        scorer = make_scorer(row, session.names, vectors, session.dataset.graph, session.ensemble_present)
         result = evaluate(
             scorer, session.dataset.graph, relevant, session.settings.evaluation.ks, session.mesh
         )

@@ -15,7 +15,7 @@ SMALL = {
     "loss": {"num_candidates": 32},
     "sampling": {"num_neighbors": [5, 5]},
     "training": {"epochs": 2, "global_batch_size": 128, "valid_every": 1},
-    "evaluation": {"ks": [5, 20]},
+    "evaluation": {"ks": [5, 20], "mask_missing_in_ensemble": True},
 }
 
 

@@ -28,7 +28,7 @@ from gnnmr_dist.data.steps import step_data
 from gnnmr_dist.losses import bpr_loss, make_peers, mutual_kl_loss, sampled_softmax_loss
 from gnnmr_dist.training import (
     ModalityModel,
-    first_bad_loss,
+    first_not_finite,
     load_state,
     presence,
     state_tensors,
@@ -357,13 +357,13 @@ def test_bfloat16_trains_and_stays_near() -> None:
 def test_a_modality_whose_loss_is_not_finite_is_named() -> None:
     world, names = make_world(), ["text", "image"]
     models = world.models()
-    assert first_bad_loss(world.train(models, world.step()), names) is None
+    assert first_not_finite(world.train(models, world.step()), names) is None
     with torch.no_grad():
         models[1].encoder.user_input.table.fill_(float("nan"))
     losses = world.train(models, world.step())
     assert torch.isnan(losses[0, 1]), "the teacher's NaN reaches the first modality's KL"
-    assert first_bad_loss(losses, names) == "image"
-    assert first_bad_loss(torch.tensor([[1.0, 0.0], [1.0, float("inf")]]), names) == "image"
+    assert first_not_finite(losses, names) == "image"
+    assert first_not_finite(torch.tensor([[1.0, 0.0], [1.0, float("inf")]]), names) == "image"
 
 
 def test_models_are_functions_of_seed_and_number() -> None:
