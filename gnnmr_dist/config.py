@@ -1,8 +1,9 @@
 """Settings: frozen, typed, nested; an unknown key or a value out of range is one line and exit code 2.
 
 Read from TOML (one table per section) and from the command line (every field is ``--kebab-case``), in this
-order: defaults, preset, TOML, command line. Each field says where its value comes from: **paper**, **measured** or
-**assumed**.
+order: defaults, preset, TOML, command line. Each field says where its value comes from: **paper**,
+**measured** (docs/decisions.md has the figures), **sketched** (better in small full-graph trials before this code was
+written, mostly one seed: a lead, not a proof) or **assumed**.
 """
 
 from __future__ import annotations
@@ -49,29 +50,29 @@ class ModelSettings(_Section):
     )
     heads: int = Field(1, ge=1, le=64, description="attention heads; must divide embedding_dim (assumed)")
     layer_combination: Literal["mean", "last", "concat"] = Field(
-        "mean", description="how layers 0..L become one embedding (measured: mean; paper: last)"
+        "mean", description="how layers 0..L become one embedding (sketched: mean; paper: last)"
     )
-    self_loops: bool = Field(True, description="every node also attends to itself (measured; paper: no)")
+    self_loops: bool = Field(True, description="every node also attends to itself (sketched; paper: no)")
     degree_scaling: bool = Field(
         True,
-        description="scale attention by sqrt(deg v / deg w), keeping what softmax forgets (measured; paper: no)",
+        description="scale attention by sqrt(deg v / deg w), keeping what softmax forgets (sketched; paper: no)",
     )
     identity_init: bool = Field(
-        True, description="weight matrices start as the identity (measured; paper: no)"
+        True, description="weight matrices start as the identity (sketched; paper: no)"
     )
     activation: Literal["none", "elu", "leaky_relu", "relu"] = Field(
-        "none", description="between layers and after the last (measured: none; paper: leaky_relu)"
+        "none", description="between layers and after the last (sketched: none; paper: leaky_relu)"
     )
     negative_slope: float = Field(0.2, ge=0, le=1, description="of LeakyReLU in attention (GAT's own 0.2)")
     score: Literal["cosine", "dot"] = Field(
-        "cosine", description="user-item score (measured: cosine; paper: dot)"
+        "cosine", description="user-item score (sketched: cosine; paper: dot)"
     )
     temperature: float = Field(
-        0.15, gt=0, description="scores are divided by it in the losses (measured; paper: 1)"
+        0.15, gt=0, description="scores are divided by it in the losses (sketched; paper: 1)"
     )
     item_id: Literal["none", "missing", "all"] = Field(
         "all",
-        description="items that also have a trained ID vector beside their features (measured; paper: none)",
+        description="items that also have a trained ID vector beside their features (sketched; paper: none)",
     )
 
 
@@ -81,7 +82,7 @@ class LossSettings(_Section):
     supervised: Literal["softmax", "bpr"] = Field(
         "softmax", description="sampled softmax over shared candidates, or BPR with one negative (paper: bpr)"
     )
-    num_candidates: int = Field(256, ge=0, description="C, items all rows of a step share (measured)")
+    num_candidates: int = Field(256, ge=0, description="C, items all rows of a step share (sketched)")
     distill_weight: float = Field(
         0.5, ge=0, description="lambda of Eq. 9, weight of mutual learning (paper: .5 to 1)"
     )
@@ -108,7 +109,7 @@ class SamplingSettings(_Section):
         description="fan-out per hop, -1 = all; its length is the number of layers",
     )
     exclude_supervision: bool = Field(
-        True, description="the batch's own edges and their reverses send no messages (measured)"
+        True, description="the batch's own edges and their reverses send no messages (sketched)"
     )
     sampler: Literal["builtin", "pyg"] = Field(
         "builtin",

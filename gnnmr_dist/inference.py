@@ -36,7 +36,7 @@ def embed_all(
 ) -> Tensor:
     """Embeddings of all nodes, float32 [N, d]: users first, then items.
 
-    Users without train interactions get the mean embedding of the users that have some (measured: large effect), since
+    Users without train interactions get the mean embedding of the users that have some (sketched: large effect), since
     their own ID vector was never trained. Beyond the N rows of two layers and of the result, memory is that of
     ``rows_at_once`` feature rows or ``edges_at_once`` edges (and of one row, if it has more).
     """
