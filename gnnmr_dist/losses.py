@@ -8,11 +8,16 @@ caller divides once by the size of the global batch, so any split of the rows gi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
+
+from gnnmr_dist import loss_kernels
 
 Teacher = Literal["scores", "distributions", "bernoulli"]
 
@@ -51,31 +56,55 @@ def sampled_softmax_loss(scores: Tensor, masked: Tensor) -> Tensor:
     _same_shape(scores, masked)
     if bool(masked[:, 0].any()):
         raise ValueError("column 0 is the positive and cannot be masked")
+    if _compiled(scores):
+        loss: Tensor = _SampledSoftmax.apply(scores, masked)  # type: ignore[no-untyped-call]
+        return loss
     logits = scores.masked_fill(masked, float("-inf"))
     return (torch.logsumexp(logits, dim=1) - logits[:, 0]).sum()
+
+
+class _SampledSoftmax(Function):
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, masked: Tensor) -> Tensor:
+        grad = torch.empty_like(scores, memory_format=torch.contiguous_format)
+        loss = loss_kernels.sampled_softmax(*_arrays(scores, masked, grad))
+        ctx.save_for_backward(grad)
+        return scores.new_tensor(loss)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, above: Tensor) -> tuple[Tensor, None]:
+        return ctx.saved_tensors[0] * above, None
+
+
+def _compiled(scores: Tensor) -> bool:
+    return scores.device.type == "cpu" and scores.dtype == torch.float32
+
+
+def _arrays(*tensors: Tensor) -> list[Any]:
+    return [t.detach().contiguous().numpy() for t in tensors]
 
 
 @dataclass(frozen=True)
 class Peers:
     """All modalities' judgements of a step's cells, ready for each modality to be taught by the others.
 
-    ``values`` [M, b, S] are scores, or probabilities for the teacher ``distributions``; ``weight`` likewise is 1 where
-    the modality is present and 0 where not (None = present everywhere); ``total`` and ``count`` are sums over all M.
+    ``values`` [M, b, S] are scores, or probabilities for the teacher ``distributions``; ``present`` bool likewise (None
+    = everywhere); ``total`` and ``count`` [b, S] are sums over all M of what is present.
     """
 
     values: Tensor
-    weight: Tensor | None
+    present: Tensor | None
     total: Tensor
-    count: Tensor | float
+    count: Tensor
     teacher: Teacher
     temperature: float
 
-    def mean_without(self, own: int) -> tuple[Tensor, Tensor | None]:
-        """The s^oth of Eq. 8 [b, S] for modality ``own``, and where no peer judges (bool [b, S]; None = nowhere)."""
-        if self.weight is None:
-            return (self.total - self.values[own]) / (self.count - 1), None
-        count = self.count - self.weight[own]
-        mean = (self.total - self.values[own] * self.weight[own]) / count.clamp(min=1)
+    def mean_without(self, own: int) -> tuple[Tensor, Tensor]:
+        """The s^oth of Eq. 8 [b, S] for modality ``own``, and where no peer judges (bool [b, S])."""
+        weight = 1.0 if self.present is None else self.present[own].to(self.values.dtype)
+        count = self.count - weight
+        mean = (self.total - self.values[own] * weight) / count.clamp(min=1)
         return mean, count == 0
 
 
@@ -105,14 +134,23 @@ def make_peers(
         or (present is not None and present.shape != scores.shape)
     ):
         raise ValueError(f"expected [M, {tuple(masked.shape)}], got {tuple(scores.shape)}")
-    values = scores.detach() / temperature
+    values = scores.detach()
     if teacher == "distributions":
         out = masked if present is None else masked | ~present
-        values = torch.softmax(values.masked_fill(out, _LOWEST), dim=2)
-    if present is None or bool(present.all()):
-        return Peers(values, None, values.sum(dim=0), float(scores.shape[0]), teacher, temperature)
+        values = torch.softmax((values / temperature).masked_fill(out, _LOWEST), dim=2)
+    total, count = _sums(values, present)
+    return Peers(values, present, total, count, teacher, temperature)
+
+
+def _sums(values: Tensor, present: Tensor | None) -> tuple[Tensor, Tensor]:
+    if present is None:
+        return values.sum(dim=0), values.new_full((), values.shape[0]).expand(values.shape[1:])
+    if _compiled(values):
+        total, count = torch.empty_like(values[0]), torch.empty_like(values[0])
+        loss_kernels.peer_sums(*_arrays(values, present), total.numpy(), count.numpy())
+        return total, count
     weight = present.to(values.dtype)
-    return Peers(values, weight, (values * weight).sum(dim=0), weight.sum(dim=0), teacher, temperature)
+    return (values * weight).sum(dim=0), weight.sum(dim=0)
 
 
 def mutual_kl_loss(student: Tensor, peers: Peers, masked: Tensor, own: int) -> Tensor:
@@ -140,16 +178,38 @@ def mutual_kl_loss(student: Tensor, peers: Peers, masked: Tensor, own: int) -> T
         raise ValueError(f"expected peers of shape {tuple(student.shape)}, got {tuple(peers.total.shape)}")
     if peers.values.shape[0] == 1:
         return student.sum() * 0.0
+    if peers.teacher == "scores" and _compiled(student):
+        loss: Tensor = _MutualKL.apply(student, peers, masked, own)  # type: ignore[no-untyped-call]
+        return loss
     mean, unjudged = peers.mean_without(own)
-    out = masked if unjudged is None else masked | unjudged
+    out = masked | unjudged
     logits = student / peers.temperature
     if peers.teacher == "bernoulli":
-        return _bernoulli_kl(mean, logits, out)
-    target = mean.masked_fill(out, 0.0) if peers.teacher == "distributions" else _softmax(mean, out)
+        return _bernoulli_kl(mean / peers.temperature, logits, out)
     if peers.teacher == "distributions":
+        target = mean.masked_fill(out, 0.0)
         target = target / target.sum(dim=1, keepdim=True).clamp(min=1e-30)
+    else:
+        target = _softmax(mean / peers.temperature, out)
     log_student = functional.log_softmax(logits.masked_fill(out, _LOWEST), dim=1)
     return functional.kl_div(log_student, target, reduction="none").masked_fill(out, 0.0).sum()
+
+
+class _MutualKL(Function):
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, peers: Peers, masked: Tensor, own: int) -> Tensor:
+        grad = torch.empty_like(student, memory_format=torch.contiguous_format)
+        present = masked.new_ones(()).expand(masked.shape) if peers.present is None else peers.present[own]
+        scale = np.float32(1 / peers.temperature)
+        cells = [peers.values[own], peers.total, peers.count, present, masked]
+        loss = loss_kernels.mutual_kl(*_arrays(student, *cells), scale, grad.numpy())
+        ctx.save_for_backward(grad)
+        return student.new_tensor(loss)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, above: Tensor) -> tuple[Tensor, None, None, None]:
+        return ctx.saved_tensors[0] * above, None, None, None
 
 
 def _softmax(scores: Tensor, out: Tensor) -> Tensor:

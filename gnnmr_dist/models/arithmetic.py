@@ -1,4 +1,4 @@
-"""Scalar functions for compiled loops, written so that the compiler can turn a loop over them into vector instructions."""
+"""Scalar functions for compiled loops, written so that a loop over them becomes vector instructions."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def exp(x: Any) -> Any:
     return math.exp(x)
 
 
-@overload(exp, inline="always")
+@overload(exp)
 def _exp(x: Any) -> Callable[[Any], Any]:
     if x == numba.float32:
 
         def single(x: Any) -> Any:
-            y = max(x, np.float32(-87.0))
+            y = np.float32(-87.0) if x < np.float32(-87.0) else x  # NaN stays NaN
             n = np.floor(y * np.float32(1.4426950408889634) + np.float32(0.5))
             r = (y - n * np.float32(0.693359375)) + n * np.float32(2.12194440e-4)
             p = np.float32(1.9875691500e-4) * r + np.float32(1.3981999507e-3)

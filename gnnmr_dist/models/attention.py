@@ -1,4 +1,4 @@
-"""Softmax-weighted sums over a block with optional self-loops (Eqs. 3 to 5): one compiled pass on the CPU, torch elsewhere.
+"""Softmax-weighted sums over a block with optional self-loops (Eqs. 3 to 5): compiled on the CPU, torch elsewhere.
 
 Axes: E edges of the block, S source rows, D destination rows, H heads, c channels per head.
 """
@@ -110,7 +110,7 @@ class _Attention(Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         *inputs, weight, own = ctx.saved_tensors
         found = [torch.zeros_like(t) for t in inputs[:3]]
-        rest = _arrays(weight, own, grad.contiguous(), weight.new_empty(weight.shape[1]), *found)
+        rest = _arrays(weight, own, grad.contiguous(), *found)
         attention_backward(*ctx.plain, *_arrays(*inputs), *ctx.options, *rest)
         return *found, None, None, None, None
 
@@ -120,7 +120,7 @@ def _arrays(*tensors: Tensor) -> list[Any]:
 
 
 def _factors(block: Block, loop: bool, degree_scaling: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Shift of the logits [D], and what makes an edge's degree factor, up [S] of its destination, down [S] of its source."""
+    """Shift of the logits [D]; the parts of an edge's degree factor, up [S] of destinations and down [S] of sources."""
     shift = block.rescale().clamp(min=1).log() if loop else torch.zeros_like(block.degree[block.own])
     if not degree_scaling:
         one = torch.ones_like(block.degree)

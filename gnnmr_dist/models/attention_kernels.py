@@ -1,5 +1,6 @@
 """Compiled CPU loops of graph attention: a destination's logits, softmax and weighted sum while its edges are in cache.
 
+Backward: with d_e = factor_e * grad . x[source e] and the softmax p, logit e has the gradient p_e (d_e - sum of p d).
 One thread, rows in order: the same bits in every run (on machines with the same vector instructions).
 
 Axes: E edges, S sources, D destinations, H heads, c channels per head.
@@ -13,6 +14,7 @@ from __future__ import annotations
 from typing import Any
 
 import numba
+import numpy as np
 
 from gnnmr_dist.models.arithmetic import FASTMATH, exp
 
@@ -110,23 +112,18 @@ def attention_backward(
     weight: Any,
     own: Any,
     grad: Any,
-    dots: Any,
     grad_x: Any,
     grad_to_source: Any,
     grad_to_destination: Any,
 ) -> None:
     """Add to the gradients of x [S, H, c] and of the logits' halves [S, H], given ``grad`` [D, H, c] of the sum.
 
-    With d_e = factor_e * grad . x[source e] and the softmax p, logit e has the gradient p_e (d_e - sum of p d).
-
     Args:
         grad: [D, H, c].
-        dots: [E], scratch.
         grad_x, grad_to_source, grad_to_destination: added to.
-        indptr, source, first, x, to_source, to_destination, up, down, loop, slope: as :func:`attention_forward` had them.
-        weight, own: as it filled them.
+        the others: what :func:`attention_forward` took and filled.
     """
-    zero = x.dtype.type(0)
+    zero, dots = x.dtype.type(0), np.empty(source.size, x.dtype)
     for v in range(indptr.size - 1):
         begin, end, row = indptr[v], indptr[v + 1], first + v
         for h in range(x.shape[1]):

@@ -21,8 +21,8 @@ from gnnmr_dist.models import kernels
 class Block:
     """CSR from destinations to sources: the sources of destination v are ``source[indptr[v]:indptr[v + 1]]``.
 
-    Destination v itself is source row ``first`` + v. ``degree`` [S] are degrees in the whole graph (float), of which the
-    block may hold only a sample.
+    Destination v itself is source row ``first`` + v. ``degree`` [S] are degrees in the whole graph (float), of which
+    the block may hold only a sample.
     """
 
     indptr: Tensor
@@ -56,13 +56,15 @@ class Block:
         return self.indptr.diff().to(self.degree.dtype)
 
     def rescale(self) -> Tensor:
-        """deg v / number sampled, float [D]: makes a sum over a uniform sample an unbiased estimate of the whole sum."""
+        """deg v / number sampled, float [D]: with it a sum over a uniform sample estimates the whole without bias."""
         return self.degree[self.own] / self.sampled().clamp(min=1)
 
     def to(self, device: torch.device) -> Block:
         """The same block on a device."""
-        tensors = (t.to(device, non_blocking=True) for t in (self.indptr, self.source, self.degree))
-        return Block(*tensors, self.first)
+        indptr, source, degree = (
+            t.to(device, non_blocking=True) for t in (self.indptr, self.source, self.degree)
+        )
+        return Block(indptr, source, degree, self.first)
 
 
 def make_block(indptr: Tensor, source: Tensor, degree: Tensor, first: int = 0) -> Block:

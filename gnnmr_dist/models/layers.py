@@ -79,8 +79,15 @@ class GATLayer(Layer):
 
     def aggregate(self, rows: Rows, block: Block) -> Tensor:
         """See :class:`Layer`."""
+        x, to_source, to_destination = rows
         return additive_attention(
-            *rows, block, loop=self.self_loops, slope=self.negative_slope, degree_scaling=self.degree_scaling
+            x,
+            to_source,
+            to_destination,
+            block,
+            loop=self.self_loops,
+            slope=self.negative_slope,
+            degree_scaling=self.degree_scaling,
         ).flatten(1)
 
 
