@@ -47,20 +47,13 @@ def weighted_by_softmax(
 
 
 def additive_attention(
-    x: Tensor,
-    to_source: Tensor,
-    to_destination: Tensor,
-    block: Block,
-    *,
-    loop: bool,
-    slope: float,
-    degree_scaling: bool,
+    x: Tensor, halves: Tensor, block: Block, *, loop: bool, slope: float, degree_scaling: bool
 ) -> Tensor:
-    """:func:`weighted_by_softmax` of the logits LeakyReLU(to_source[w] + to_destination[v]) of edges w -> v (Eq. 4).
+    """:func:`weighted_by_softmax` of the logits LeakyReLU(halves[w, h] + halves[v, H + h]) of edges w -> v (Eq. 4).
 
     Args:
         x: [S, H, c].
-        to_source, to_destination: each source row's halves of the logits, [S, H].
+        halves: [S, 2H], every row's part of the logits as a source, then as a destination.
         block: the edges.
         loop: whether every destination attends to itself too.
         slope: of LeakyReLU.
@@ -69,47 +62,39 @@ def additive_attention(
     Returns:
         [D, H, c]; half precision is summed, and returned, in float32.
     """
-    x, to_source, to_destination = (single(t) for t in (x, to_source, to_destination))
-    if compiled(x, to_source, to_destination):
-        out: Tensor = _Attention.apply(x, to_source, to_destination, block, loop, slope, degree_scaling)  # type: ignore[no-untyped-call]
+    x, halves = single(x), single(halves)
+    if compiled(x, halves):
+        out: Tensor = _Attention.apply(x, halves, block, loop, slope, degree_scaling)  # type: ignore[no-untyped-call]
         return out
-    there = to_destination[block.own]
-    logits = functional.leaky_relu(to_source[block.source] + there[block.destination], slope)
-    own = functional.leaky_relu(to_source[block.own] + there, slope) if loop else None
+    here, there = halves[:, : x.shape[1]], halves[block.own, x.shape[1] :]
+    logits = functional.leaky_relu(here[block.source] + there[block.destination], slope)
+    own = functional.leaky_relu(here[block.own] + there, slope) if loop else None
     return weighted_by_softmax(logits, own, x, block, degree_scaling)
 
 
 class _Attention(Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        x: Tensor,
-        to_source: Tensor,
-        to_destination: Tensor,
-        block: Block,
-        loop: bool,
-        slope: float,
-        degree_scaling: bool,
+        ctx: Any, x: Tensor, halves: Tensor, block: Block, loop: bool, slope: float, degree_scaling: bool
     ) -> Tensor:
-        x, to_source, to_destination = (t.contiguous() for t in (x, to_source, to_destination))
+        x, halves = x.contiguous(), halves.contiguous()
         shift, up, down = (t.to(x.dtype) for t in _factors(block, loop, degree_scaling))
         heads = x.shape[1]
         out = x.new_empty(block.num_destinations, *x.shape[1:])
         weight, own = x.new_empty(heads, block.num_edges), x.new_empty(block.num_destinations, heads)
         ctx.plain = (block.indptr.numpy(), block.source.numpy(), block.first)
         ctx.options = (loop, x.numpy().dtype.type(slope))
-        inputs = (x, to_source, to_destination)
         attention_forward(
-            *ctx.plain, *_arrays(*inputs, shift, up, down), *ctx.options, *_arrays(out, weight, own)
+            *ctx.plain, *_arrays(x, halves, shift, up, down), *ctx.options, *_arrays(out, weight, own)
         )
-        ctx.save_for_backward(*inputs, up, down, weight, own)
+        ctx.save_for_backward(x, halves, up, down, weight, own)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         *inputs, weight, own = ctx.saved_tensors
-        found = [torch.zeros_like(t) for t in inputs[:3]]
+        found = [torch.zeros_like(t) for t in inputs[:2]]
         rest = _arrays(weight, own, grad.contiguous(), *found)
         attention_backward(*ctx.plain, *_arrays(*inputs), *ctx.options, *rest)
         return *found, None, None, None, None

@@ -36,8 +36,7 @@ def attention_forward(
     source: Any,
     first: int,
     x: Any,
-    to_source: Any,
-    to_destination: Any,
+    halves: Any,
     shift: Any,
     up: Any,
     down: Any,
@@ -49,29 +48,29 @@ def attention_forward(
 ) -> None:
     """Fill ``out`` [D, H, c] and the softmax: ``weight`` [H, E], and of the self-loops ``own`` [D, H] (0 without).
 
-    Destination v is source row r = first + v. Edge w -> v has the logit LeakyReLU(to_source[w] + to_destination[r])
-    + shift[v] and counts softmax * up[r] * down[w]; the self-loop has neither shift nor factor.
+    Destination v is source row r = first + v. Edge w -> v has the logit LeakyReLU(halves[w, h] + halves[r, H + h])
+    + shift[v] in head h and counts softmax * up[r] * down[w]; the self-loop has neither shift nor factor.
 
     Args:
         indptr, source: the block, [D + 1] and [E].
         first: source row of destination 0.
         x: [S, H, c].
-        to_source, to_destination: [S, H], the two halves of the logits.
+        halves: [S, 2H], every row's part of the logit as a source, then as a destination.
         shift: [D].
         up, down: [S].
         loop: whether each destination attends to itself too.
         slope: of LeakyReLU.
         out, weight, own: filled.
     """
-    zero = x.dtype.type(0)
+    zero, heads = x.dtype.type(0), x.shape[1]
     for v in range(indptr.size - 1):
         begin, end, row = indptr[v], indptr[v + 1], first + v
-        for h in range(x.shape[1]):
-            mine = to_destination[row, h]
-            own_logit = _leaky(to_source[row, h] + mine, slope) if loop else x.dtype.type(-3e38)
+        for h in range(heads):
+            mine = halves[row, heads + h]
+            own_logit = _leaky(halves[row, h] + mine, slope) if loop else x.dtype.type(-3e38)
             peak = own_logit
             for e in range(begin, end):
-                logit = _leaky(to_source[source[e], h] + mine, slope) + shift[v]
+                logit = _leaky(halves[source[e], h] + mine, slope) + shift[v]
                 weight[h, e] = logit
                 peak = max(peak, logit)
             share = exp(own_logit - peak) if loop else zero
@@ -103,8 +102,7 @@ def attention_backward(
     source: Any,
     first: int,
     x: Any,
-    to_source: Any,
-    to_destination: Any,
+    halves: Any,
     up: Any,
     down: Any,
     loop: bool,
@@ -113,21 +111,20 @@ def attention_backward(
     own: Any,
     grad: Any,
     grad_x: Any,
-    grad_to_source: Any,
-    grad_to_destination: Any,
+    grad_halves: Any,
 ) -> None:
-    """Add to the gradients of x [S, H, c] and of the logits' halves [S, H], given ``grad`` [D, H, c] of the sum.
+    """Add to the gradients of x [S, H, c] and of ``halves`` [S, 2H], given ``grad`` [D, H, c] of the sum.
 
     Args:
         grad: [D, H, c].
-        grad_x, grad_to_source, grad_to_destination: added to.
+        grad_x, grad_halves: added to.
         the others: what :func:`attention_forward` took and filled.
     """
-    zero, dots = x.dtype.type(0), np.empty(source.size, x.dtype)
+    zero, heads, dots = x.dtype.type(0), x.shape[1], np.empty(source.size, x.dtype)
     for v in range(indptr.size - 1):
         begin, end, row = indptr[v], indptr[v + 1], first + v
-        for h in range(x.shape[1]):
-            mine, share = to_destination[row, h], own[v, h]
+        for h in range(heads):
+            mine, share = halves[row, heads + h], own[v, h]
             own_dot = zero
             if loop:
                 for c in range(x.shape[2]):
@@ -146,13 +143,13 @@ def attention_backward(
                 dots[e] = dot * factor
                 mean += a * dot
             if loop:
-                d = _before_leaky(share * (own_dot - mean), to_source[row, h] + mine, slope)
-                grad_to_source[row, h] += d
-                grad_to_destination[row, h] += d
+                d = _before_leaky(share * (own_dot - mean), halves[row, h] + mine, slope)
+                grad_halves[row, h] += d
+                grad_halves[row, heads + h] += d
             total = zero
             for e in range(begin, end):
                 w = source[e]
-                d = _before_leaky(weight[h, e] * (dots[e] - mean), to_source[w, h] + mine, slope)
-                grad_to_source[w, h] += d
+                d = _before_leaky(weight[h, e] * (dots[e] - mean), halves[w, h] + mine, slope)
+                grad_halves[w, h] += d
                 total += d
-            grad_to_destination[row, h] += total
+            grad_halves[row, heads + h] += total

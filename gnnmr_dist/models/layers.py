@@ -73,29 +73,18 @@ class GATLayer(Layer):
         nn.init.xavier_uniform_(self.att_destination)
 
     def transform(self, h: Tensor) -> Rows:
-        """W h [S, H, c] and its two halves of the attention logit, [S, H] each."""
-        x = self.linear(h).unflatten(1, self.att_source.shape)
-        return x, _per_head(x, self.att_source), _per_head(x, self.att_destination)
+        """W h [S, H, c] and its two halves of the attention logits, [S, 2H]."""
+        x = self.linear(h)
+        both = torch.cat([torch.block_diag(*self.att_source), torch.block_diag(*self.att_destination)])
+        return x.unflatten(1, self.att_source.shape), x @ both.T
 
     def aggregate(self, rows: Rows, block: Block) -> Tensor:
         """See :class:`Layer`."""
-        x, to_source, to_destination = rows
+        x, halves = rows
+        loop, slope = self.self_loops, self.negative_slope
         return additive_attention(
-            x,
-            to_source,
-            to_destination,
-            block,
-            loop=self.self_loops,
-            slope=self.negative_slope,
-            degree_scaling=self.degree_scaling,
+            x, halves, block, loop=loop, slope=slope, degree_scaling=self.degree_scaling
         ).flatten(1)
-
-
-def _per_head(x: Tensor, att: Tensor) -> Tensor:
-    """The dot products [S, H] of x [S, H, c] with att [H, c]."""
-    if att.shape[0] == 1:
-        return x.flatten(1) @ att.T
-    return (x * att).sum(dim=-1)
 
 
 class GATv2Layer(Layer):
