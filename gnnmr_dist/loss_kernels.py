@@ -48,8 +48,8 @@ def softmax_row(row: Any) -> tuple[Any, Any]:
 
 
 @numba.njit(cache=True, nogil=True, fastmath=FASTMATH)
-def sampled_softmax(scores: Any, masked: Any, grad: Any) -> float:
-    """Sum over rows of -ln softmax(scores)[0] over unmasked columns; ``grad`` [b, S] becomes its gradient."""
+def sampled_softmax(scores: Any, masked: Any, grad: Any, scale: Any) -> float:
+    """Sum over rows of -ln softmax(scores)[0] over unmasked columns; fills ``grad`` [b, S] with scale x its own."""
     loss = 0.0
     for i in range(scores.shape[0]):
         row = grad[i]
@@ -57,9 +57,10 @@ def sampled_softmax(scores: Any, masked: Any, grad: Any) -> float:
             row[j] = LOWEST if masked[i, j] else scores[i, j]
         peak, total = softmax_row(row)
         loss += math.log(total) + peak - scores[i, 0]
+        factor = scale / total
         for j in range(row.size):
-            row[j] = np.float32(0) if masked[i, j] else row[j] / total
-        row[0] -= np.float32(1)
+            row[j] = np.float32(0) if masked[i, j] else row[j] * factor
+        row[0] -= scale
     return loss
 
 
@@ -78,21 +79,29 @@ def peer_sums(scores: Any, present: Any, total: Any, count: Any) -> None:
 
 @numba.njit(cache=True, nogil=True, inline="always")
 def _teacher_row(
-    own: Any, total: Any, count: Any, present: Any, masked: Any, scale: Any, teacher: Any
+    own: Any, total: Any, count: Any, present: Any, masked: Any, soften: Any, teacher: Any
 ) -> None:
-    """Fill ``teacher`` [S] with scale * mean of the other modalities' scores, LOWEST where masked or not judged."""
+    """Fill ``teacher`` [S] with soften * mean of the other modalities' scores, LOWEST where masked or not judged."""
     for j in range(teacher.size):
         weight = np.float32(present[j])
         others = count[j] - weight
         mean = (total[j] - weight * own[j]) / max(others, np.float32(1))
-        teacher[j] = LOWEST if masked[j] or others == 0 else mean * scale
+        teacher[j] = LOWEST if masked[j] or others == 0 else mean * soften
 
 
 @numba.njit(cache=True, nogil=True, fastmath=FASTMATH)
 def mutual_kl(
-    student: Any, own: Any, total: Any, count: Any, present: Any, masked: Any, scale: Any, grad: Any
+    student: Any,
+    own: Any,
+    total: Any,
+    count: Any,
+    present: Any,
+    masked: Any,
+    soften: Any,
+    scale: Any,
+    grad: Any,
 ) -> float:
-    """Sum over rows of KL(softmax of the peers' mean score || softmax of the student's); ``grad`` its gradient.
+    """Sum over rows of KL(softmax of the peers' mean score || softmax of the student's).
 
     Args:
         student: [b, S].
@@ -100,18 +109,19 @@ def mutual_kl(
         total, count: sums over all modalities, [b, S] (:func:`peer_sums`).
         present: bool [b, S], where the student's modality is present.
         masked: bool [b, S], cells that count on neither side.
-        scale: 1 / temperature, on both sides.
-        grad: [b, S], filled.
+        soften: 1 / temperature, on both sides.
+        scale: factor of the gradient.
+        grad: [b, S], the gradient is added to it.
     """
     columns = student.shape[1]
     teacher, q = np.empty(columns, np.float32), np.empty(columns, np.float32)
     kept, logit = np.empty(columns, np.bool_), np.empty(columns, np.float32)
-    loss = 0.0
+    factor, loss = soften * scale, 0.0
     for i in range(student.shape[0]):
-        _teacher_row(own[i], total[i], count[i], present[i], masked[i], scale, teacher)
+        _teacher_row(own[i], total[i], count[i], present[i], masked[i], soften, teacher)
         for j in range(columns):
             kept[j] = teacher[j] != LOWEST  # NaN counts, and shows
-            q[j] = student[i, j] * scale if kept[j] else LOWEST
+            q[j] = student[i, j] * soften if kept[j] else LOWEST
             logit[j] = teacher[j] - q[j]  # ln p - ln q, but for the two normalisers
         teacher_peak, teacher_total = softmax_row(teacher)
         student_peak, student_total = softmax_row(q)
@@ -120,6 +130,6 @@ def mutual_kl(
         for j in range(columns):
             p = teacher[j] / teacher_total
             row += p * (logit[j] + shift) if kept[j] else np.float32(0)
-            grad[i, j] = (q[j] / student_total - p) * scale if kept[j] else np.float32(0)
+            grad[i, j] += (q[j] / student_total - p) * factor if kept[j] else np.float32(0)
         loss += float(row)
     return loss

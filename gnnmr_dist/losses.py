@@ -7,18 +7,18 @@ caller divides once by the size of the global batch, so any split of the rows gi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from gnnmr_dist import loss_kernels
 
+Supervised = Literal["softmax", "bpr"]
 Teacher = Literal["scores", "distributions", "bernoulli"]
 
 _LOWEST = -1e30  # stands for -inf where a whole row may be masked: its softmax stays finite
@@ -56,33 +56,8 @@ def sampled_softmax_loss(scores: Tensor, masked: Tensor) -> Tensor:
     _same_shape(scores, masked)
     if bool(masked[:, 0].any()):
         raise ValueError("column 0 is the positive and cannot be masked")
-    if _compiled(scores):
-        loss: Tensor = _SampledSoftmax.apply(scores, masked)  # type: ignore[no-untyped-call]
-        return loss
     logits = scores.masked_fill(masked, float("-inf"))
     return (torch.logsumexp(logits, dim=1) - logits[:, 0]).sum()
-
-
-class _SampledSoftmax(Function):
-    @staticmethod
-    def forward(ctx: Any, scores: Tensor, masked: Tensor) -> Tensor:
-        grad = torch.empty_like(scores, memory_format=torch.contiguous_format)
-        loss = loss_kernels.sampled_softmax(*_arrays(scores, masked, grad))
-        ctx.save_for_backward(grad)
-        return scores.new_tensor(loss)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, above: Tensor) -> tuple[Tensor, None]:
-        return ctx.saved_tensors[0] * above, None
-
-
-def _compiled(scores: Tensor) -> bool:
-    return scores.device.type == "cpu" and scores.dtype == torch.float32
-
-
-def _arrays(*tensors: Tensor) -> list[Any]:
-    return [t.detach().contiguous().numpy() for t in tensors]
 
 
 @dataclass(frozen=True)
@@ -178,9 +153,6 @@ def mutual_kl_loss(student: Tensor, peers: Peers, masked: Tensor, own: int) -> T
         raise ValueError(f"expected peers of shape {tuple(student.shape)}, got {tuple(peers.total.shape)}")
     if peers.values.shape[0] == 1:
         return student.sum() * 0.0
-    if peers.teacher == "scores" and _compiled(student):
-        loss: Tensor = _MutualKL.apply(student, peers, masked, own)  # type: ignore[no-untyped-call]
-        return loss
     mean, unjudged = peers.mean_without(own)
     out = masked | unjudged
     logits = student / peers.temperature
@@ -193,23 +165,6 @@ def mutual_kl_loss(student: Tensor, peers: Peers, masked: Tensor, own: int) -> T
         target = _softmax(mean / peers.temperature, out)
     log_student = functional.log_softmax(logits.masked_fill(out, _LOWEST), dim=1)
     return functional.kl_div(log_student, target, reduction="none").masked_fill(out, 0.0).sum()
-
-
-class _MutualKL(Function):
-    @staticmethod
-    def forward(ctx: Any, student: Tensor, peers: Peers, masked: Tensor, own: int) -> Tensor:
-        grad = torch.empty_like(student, memory_format=torch.contiguous_format)
-        present = masked.new_ones(()).expand(masked.shape) if peers.present is None else peers.present[own]
-        scale = np.float32(1 / peers.temperature)
-        cells = [peers.values[own], peers.total, peers.count, present, masked]
-        loss = loss_kernels.mutual_kl(*_arrays(student, *cells), scale, grad.numpy())
-        ctx.save_for_backward(grad)
-        return student.new_tensor(loss)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, above: Tensor) -> tuple[Tensor, None, None, None]:
-        return ctx.saved_tensors[0] * above, None, None, None
 
 
 def _softmax(scores: Tensor, out: Tensor) -> Tensor:
@@ -228,3 +183,65 @@ def _bernoulli_kl(mean: Tensor, logits: Tensor, out: Tensor) -> Tensor:
 def _same_shape(scores: Tensor, masked: Tensor) -> None:
     if scores.dim() != 2 or scores.shape != masked.shape:
         raise ValueError(f"scores and mask must be [b, S] alike, got {scores.shape} and {masked.shape}")
+
+
+def truth_gradient(
+    scores: Tensor, masked: Tensor, supervised: Supervised, scale: float
+) -> tuple[Tensor | float, Tensor]:
+    """The supervised loss of a step's rows, and ``scale`` times its gradient: compiled on the CPU, else autograd's.
+
+    Args:
+        scores: [b, S]; no gradient flows through this call.
+        masked: bool [b, S]; for ``bpr`` column 1 is masked where a row has no negative.
+        supervised: ``softmax`` = :func:`sampled_softmax_loss`, ``bpr`` = :func:`bpr_loss` of columns 0 and 1.
+        scale: factor of the gradient, not of the loss.
+
+    Returns:
+        the sum over rows, and [b, S].
+    """
+    scores = scores.detach()
+    if supervised == "softmax" and _compiled(scores):
+        grad = torch.empty_like(scores)
+        loss: float = loss_kernels.sampled_softmax(*_arrays(scores, masked, grad), np.float32(scale))
+        return loss, grad
+
+    def truth(own: Tensor) -> Tensor:
+        if supervised == "softmax":
+            return sampled_softmax_loss(own, masked)
+        return bpr_loss(own[:, 0], own[:, 1], ~masked[:, 1])
+
+    return _by_autograd(truth, scores, scale)
+
+
+def add_kl_gradient(
+    scores: Tensor, peers: Peers, masked: Tensor, own: int, scale: float, grad: Tensor
+) -> Tensor | float:
+    """:func:`mutual_kl_loss` of modality ``own``; adds ``scale`` times its gradient to ``grad`` [b, S] in place."""
+    scores = scores.detach()
+    if peers.values.shape[0] == 1:
+        return 0.0
+    if peers.teacher == "scores" and _compiled(scores):
+        present = masked.new_ones(()).expand(masked.shape) if peers.present is None else peers.present[own]
+        cells = _arrays(scores, peers.values[own], peers.total, peers.count, present, masked)
+        temperature = np.float32(1 / peers.temperature)
+        compiled: float = loss_kernels.mutual_kl(*cells, temperature, np.float32(scale), grad.numpy())
+        return compiled
+    loss, more = _by_autograd(lambda student: mutual_kl_loss(student, peers, masked, own), scores, scale)
+    grad += more
+    return loss
+
+
+def _by_autograd(loss_of: Callable[[Tensor], Tensor], scores: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    with torch.enable_grad():
+        leaf = scores.requires_grad_()
+        loss = loss_of(leaf)
+        (grad,) = torch.autograd.grad(loss, leaf)
+    return loss.detach(), grad * scale
+
+
+def _compiled(scores: Tensor) -> bool:
+    return scores.device.type == "cpu" and scores.dtype == torch.float32
+
+
+def _arrays(*tensors: Tensor) -> list[Any]:
+    return [t.detach().contiguous().numpy() for t in tensors]
