@@ -290,6 +290,8 @@ def _validate(session: Session, record: Record) -> dict[str, float]:
     """Rank on validation, update the best weights and the patience, and decide whether to stop."""
     state, settings = session.state, session.settings
     started = time.perf_counter()
+    for model in session.models:
+        model.optimizer.settle()
     vectors = session_vectors(session)
     sizes = torch.linalg.vector_norm(vectors, dim=(1, 2)).unsqueeze(1).cpu()  # finite: so is every score
     bad = first_not_finite(sizes, session.names)

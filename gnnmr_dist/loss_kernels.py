@@ -36,7 +36,7 @@ def _largest(row: Any) -> Any:
     return peak
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FASTMATH)
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH)
 def softmax_row(row: Any) -> tuple[Any, Any]:
     """Replace ``row`` [S] by exp(row - peak); returns the peak and the sum."""
     peak = _largest(row)
@@ -47,7 +47,7 @@ def softmax_row(row: Any) -> tuple[Any, Any]:
     return peak, total
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FASTMATH)
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH)
 def sampled_softmax(scores: Any, masked: Any, grad: Any, scale: Any) -> float:
     """Sum over rows of -ln softmax(scores)[0] over unmasked columns; fills ``grad`` [b, S] with scale x its own."""
     loss = 0.0
@@ -64,7 +64,7 @@ def sampled_softmax(scores: Any, masked: Any, grad: Any, scale: Any) -> float:
     return loss
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FASTMATH)
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH)
 def peer_sums(scores: Any, present: Any, total: Any, count: Any) -> None:
     """Fill ``total`` [b, S], the sum over modalities of scores [M, b, S] where present, and ``count``, how many are."""
     for i in range(total.shape[0]):
@@ -89,7 +89,7 @@ def _teacher_row(
         teacher[j] = LOWEST if masked[j] or others == 0 else mean * soften
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FASTMATH)
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH)
 def mutual_kl(
     student: Any,
     own: Any,

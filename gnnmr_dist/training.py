@@ -19,6 +19,7 @@ from gnnmr_dist.models.encoder import Encoder, make_layer, score_vectors
 from gnnmr_dist.models.inputs import ItemRows, Kind
 from gnnmr_dist.models.scores import row_scores
 from gnnmr_dist.randomness import Purpose, derive
+from gnnmr_dist.row_adam import Adam
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class ModalityModel:
     number: int
     name: str
     encoder: Encoder
-    optimizer: torch.optim.Adam
+    optimizer: Adam
 
     def parameters(self) -> list[nn.Parameter]:
         """Trainable tensors, in a fixed order."""
@@ -80,10 +81,9 @@ def build_model(
     num_layers = len(settings.sampling.num_neighbors)
     encoder = build_encoder(*shape, kind, size, settings.model, num_layers, key)
     encoder.to(device, parameter_dtype(settings.training.precision))
-    training = settings.training
-    optimizer = torch.optim.Adam(
-        encoder.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay
-    )
+    tables = encoder.id_tables()
+    dense = {name: p for name, p in encoder.named_parameters() if name not in tables}
+    optimizer = Adam(dense, tables, settings.training.learning_rate, settings.training.weight_decay)
     return ModalityModel(number, name, encoder, optimizer)
 
 
@@ -94,6 +94,8 @@ def parameter_dtype(precision: str) -> torch.dtype:
 
 def step_scores(model: ModalityModel, data: StepData, rows: ItemRows, settings: Settings) -> Tensor:
     """Scores over temperature [b, S] of one modality: positive[, negative], then the shared candidates (Eq. 6)."""
+    for name, ids in model.encoder.id_rows(data.nodes).items():
+        model.optimizer.catch_up(name, ids)
     bfloat16 = settings.training.precision == "bfloat16"
     with torch.autocast(data.users.device.type, dtype=torch.bfloat16, enabled=bfloat16):
         seeds = model.encoder(data.nodes, rows)
@@ -155,17 +157,29 @@ def train_step(
 
 
 def _update(models: Sequence[ModalityModel], mesh: Mesh, grad_clip: float) -> None:
-    gradients = []
+    dense: list[Tensor] = []
     for model in models:
-        for parameter in model.parameters():
+        for parameter in model.optimizer.dense_parameters.values():
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-            gradients.append(parameter.grad)
-    mesh.sum_replicas(gradients)
+            dense.append(parameter.grad)
+    mesh.sum_replicas(dense)
+    for model in models:
+        for table in model.optimizer.table_parameters.values():
+            own = table.new_zeros(table.shape, layout=torch.sparse_coo) if table.grad is None else table.grad
+            table.grad = mesh.sum_rows(own)
     for model in models:
         if grad_clip > 0:
-            nn.utils.clip_grad_norm_(model.parameters(), grad_clip)
+            _clip([p.grad for p in model.parameters() if p.grad is not None], grad_clip)
         model.optimizer.step()
+
+
+def _clip(gradients: Sequence[Tensor], largest: float) -> None:
+    """Scale gradients, sparse or dense, to a common norm of at most ``largest`` (as torch's clip_grad_norm_)."""
+    values = [g._values() if g.is_sparse else g for g in gradients]
+    total = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(v) for v in values]))
+    for value in values:
+        value.mul_((largest / (total + 1e-6)).clamp(max=1))
 
 
 def first_not_finite(losses: Tensor, names: Sequence[str]) -> str | None:
@@ -182,12 +196,8 @@ def first_not_finite(losses: Tensor, names: Sequence[str]) -> str | None:
 
 def state_tensors(model: ModalityModel) -> dict[str, dict[str, Tensor]]:
     """What must be kept to go on exactly: ``weights`` by name; ``optimizer`` as exp_avg.NAME, step.NAME..."""
-    named = dict(model.encoder.named_parameters())
-    moments: dict[str, Tensor] = {}
-    for name, parameter in named.items():
-        for key, value in model.optimizer.state.get(parameter, {}).items():
-            moments[f"{key}.{name}"] = value.detach().cpu()
-    return {"weights": {n: p.detach().cpu() for n, p in named.items()}, "optimizer": moments}
+    weights = {name: p.detach().cpu() for name, p in model.encoder.named_parameters()}
+    return {"weights": weights, "optimizer": model.optimizer.state_tensors()}
 
 
 def load_state(model: ModalityModel, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor]) -> None:
@@ -197,19 +207,7 @@ def load_state(model: ModalityModel, weights: Mapping[str, Tensor], moments: Map
         ValueError: a tensor is missing, left over or of another shape.
     """
     load_weights(model.encoder, weights)
-    named = dict(model.encoder.named_parameters())
-    expected = {f"{kind}.{name}" for kind in ("exp_avg", "exp_avg_sq", "step") for name in named}
-    if moments and set(moments) != expected:
-        differing = sorted(expected ^ set(moments))
-        raise ValueError(f"optimizer state missing or left over: {', '.join(differing[:3])}")
-    for key, value in moments.items():
-        kind, _, name = key.partition(".")
-        parameter = named[name]
-        if kind != "step" and value.shape != parameter.shape:
-            raise ValueError(f"{key}: expected shape {tuple(parameter.shape)}, got {tuple(value.shape)}")
-        model.optimizer.state[parameter][kind] = (
-            value.clone() if kind == "step" else value.to(parameter.device).clone()
-        )
+    model.optimizer.load_state(moments)
 
 
 def load_weights(encoder: Encoder, weights: Mapping[str, Tensor]) -> None:

@@ -99,6 +99,25 @@ class Mesh:
             t.copy_(flat[position : position + t.numel()].view_as(t))
             position += t.numel()
 
+    def sum_rows(self, gradient: Tensor) -> Tensor:
+        """A sparse gradient added up over the replica axis: rows that any replica has, ascending, each once.
+
+        Replicas add in their order, so all get the same bits. Bytes each receives: (R - 1) * the most rows any replica
+        has * (8 + row bytes), and 8 per replica for the counts: they follow the batch, not the table.
+        """
+        if self.replicas == 1:
+            return gradient
+        axis, rows, values = self.replica_axis, gradient._indices()[0], gradient._values()
+        all_rows = self._gather_ragged(rows, axis, self.replicas)
+        all_values = self._gather_ragged(values, axis, self.replicas)
+        union = torch.cat(all_rows).unique()
+        total = values.new_zeros(union.numel(), *values.shape[1:])
+        for some, more in zip(all_rows, all_values, strict=True):
+            total[torch.searchsorted(union, some)] += more
+        return torch.sparse_coo_tensor(
+            union.unsqueeze(0), total, gradient.shape, is_coalesced=True, check_invariants=False
+        )
+
     def sum_world(self, t: Tensor) -> None:
         """Add ``t`` up over all workers, in place."""
         if self.world_size > 1:
@@ -108,14 +127,18 @@ class Mesh:
         """Every worker's tensor, in order of rank; first axes may differ in length, the others may not."""
         if self.world_size == 1:
             return [own]
+        return self._gather_ragged(own, None, self.world_size)
+
+    @staticmethod
+    def _gather_ragged(own: Tensor, axis: dist.ProcessGroup | None, size: int) -> list[Tensor]:
         length = torch.tensor([own.shape[0]], device=own.device)
-        lengths = [torch.empty_like(length) for _ in range(self.world_size)]
-        dist.all_gather(lengths, length)
+        lengths = [torch.empty_like(length) for _ in range(size)]
+        dist.all_gather(lengths, length, group=axis)
         longest = max(int(n) for n in lengths)
         padded = own.new_zeros((longest, *own.shape[1:]))
         padded[: own.shape[0]] = own
-        slots = [torch.empty_like(padded) for _ in range(self.world_size)]
-        dist.all_gather(slots, padded)
+        slots = [torch.empty_like(padded) for _ in range(size)]
+        dist.all_gather(slots, padded, group=axis)
         return [slot[: int(n)] for slot, n in zip(slots, lengths, strict=True)]
 
     def barrier(self) -> None:

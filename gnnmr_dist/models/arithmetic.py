@@ -40,4 +40,8 @@ def _exp(x: Any) -> Callable[[Any], Any]:
             return (p * r * r + r + np.float32(1.0)) * power
 
         return single
-    return lambda x: math.exp(x)
+
+    def double(x: Any) -> Any:
+        return math.exp(x)
+
+    return double

@@ -30,7 +30,7 @@ def _before_leaky(grad: Any, x: Any, slope: Any) -> Any:
     return grad if x > 0 else grad * slope
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FASTMATH)
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH)
 def attention_forward(
     indptr: Any,
     source: Any,
@@ -96,7 +96,7 @@ def attention_forward(
                     out[v, h, c] += a * x[w, h, c]
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FASTMATH)
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH)
 def attention_backward(
     indptr: Any,
     source: Any,

@@ -79,10 +79,20 @@ class Encoder(nn.Module):
         h: Tensor = self.item_input(rows)
         if self.item_table is None or items is None:
             return h
-        ids = functional.embedding(items, self.item_table)
+        ids = functional.embedding(items, self.item_table, sparse=True)
         if self.item_id == "missing":
             ids = ids * (~rows.present).unsqueeze(1).to(ids.dtype)
         return h + ids
+
+    def id_tables(self) -> dict[str, nn.Parameter]:
+        """The ID tables by name; their gradients are sparse, one row per node of the batch."""
+        found = {"user_input.table": self.user_input.table}
+        return found if self.item_table is None else found | {"item_table": self.item_table}
+
+    def id_rows(self, batch: NodeBatch) -> dict[str, Tensor]:
+        """The rows of every ID table that a forward pass reads, by the table's name."""
+        found = {"user_input.table": batch.users}
+        return found if self.item_table is None else found | {"item_table": batch.items}
 
     def activate(self, h: Tensor) -> Tensor:
         """The non-linearity after a layer's sum (Eqs. 3 and 5)."""

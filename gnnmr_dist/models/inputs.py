@@ -74,4 +74,4 @@ class UserInput(nn.Module):
 
     def forward(self, users: Tensor) -> Tensor:
         """[n, d] for user numbers [n]."""
-        return functional.embedding(users, self.table)
+        return functional.embedding(users, self.table, sparse=True)

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gnnmr_dist.models.arithmetic import FASTMATH
+
 
 def weighted_sum(indptr: Tensor, source: Tensor, weight: Tensor, x: Tensor) -> Tensor:
     """[D, H, c]: sum over the edges of each row of weight [E, H] times x [S, H, c]."""
@@ -37,7 +39,7 @@ def _array(t: Tensor) -> Any:
     return t.detach().contiguous().numpy()
 
 
-@numba.njit(cache=True, nogil=True, fastmath={"contract", "reassoc"})
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH)
 def _forward(indptr: Any, source: Any, weight: Any, x: Any, out: Any) -> None:
     channels = x.shape[2]
     for v in range(indptr.size - 1):
@@ -49,7 +51,7 @@ def _forward(indptr: Any, source: Any, weight: Any, x: Any, out: Any) -> None:
                     out[v, h, c] += a * x[w, h, c]
 
 
-@numba.njit(cache=True, nogil=True, fastmath={"contract", "reassoc"})
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH)
 def _backward(
     indptr: Any, source: Any, weight: Any, x: Any, grad: Any, grad_weight: Any, grad_x: Any
 ) -> None:
