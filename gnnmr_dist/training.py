@@ -1,6 +1,6 @@
 """One training step, and the models it moves.
 
-Axes: M modalities, b rows of this replica, S columns of scores, s seeds, d embedding size.
+Axes: M modalities, b rows of this replica, p own columns, n users, C candidates, s seeds, d embedding size.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from gnnmr_dist.config import ModelSettings, Settings
 from gnnmr_dist.data.steps import StepData
 from gnnmr_dist.distributed.mesh import Mesh
-from gnnmr_dist.losses import add_kl_gradient, make_peers, truth_gradient
 from gnnmr_dist.models.encoder import Encoder, make_layer, score_vectors
 from gnnmr_dist.models.inputs import ItemRows, Kind
-from gnnmr_dist.models.scores import row_scores
+from gnnmr_dist.models.scores import step_products
 from gnnmr_dist.randomness import Purpose, derive
 from gnnmr_dist.row_adam import Adam
+from gnnmr_dist.step_losses import Pair, add_kl_gradient, make_judges, truth_gradient
 
 
 @dataclass(frozen=True)
@@ -92,23 +92,22 @@ def parameter_dtype(precision: str) -> torch.dtype:
     return torch.float64 if precision == "float64" else torch.float32
 
 
-def step_scores(model: ModalityModel, data: StepData, rows: ItemRows, settings: Settings) -> Tensor:
-    """Scores over temperature [b, S] of one modality: positive[, negative], then the shared candidates (Eq. 6)."""
+def step_scores(model: ModalityModel, data: StepData, rows: ItemRows, settings: Settings) -> Pair:
+    """Scores over temperature of one modality (Eq. 6): own items [b, p] and candidates [n, C]."""
     for name, ids in model.encoder.id_rows(data.nodes).items():
         model.optimizer.catch_up(name, ids)
     bfloat16 = settings.training.precision == "bfloat16"
     with torch.autocast(data.users.device.type, dtype=torch.bfloat16, enabled=bfloat16):
         seeds = model.encoder(data.nodes, rows)
     h = score_vectors(seeds.to(parameter_dtype(settings.training.precision)), settings.model.score)
-    own = [data.positives] if data.negatives is None else [data.positives, data.negatives]
-    return row_scores(h, data.users, own, data.candidates, settings.model.temperature)
+    return step_products(
+        h, data.users, data.cells.row_user, data.own, data.candidates, settings.model.temperature
+    )
 
 
-def presence(present: Tensor, data: StepData) -> Tensor:
-    """Bool [M, b, S]: whether the item of each cell has a row in each modality; ``present`` bool [M, I]."""
-    own = present[:, data.columns]
-    shared = present[:, data.candidate_items].unsqueeze(1).expand(-1, own.shape[1], -1)
-    return torch.cat([own, shared], dim=2)
+def presence(present: Tensor, data: StepData) -> Pair:
+    """Bool (own [M, b, p], shared [M, C]): whether the item has a row in each modality; ``present`` bool [M, I]."""
+    return present[:, data.own_items], present[:, data.candidate_items]
 
 
 def train_step(
@@ -131,26 +130,25 @@ def train_step(
         mesh: where scores and gradients go.
         settings: all settings.
     """
+    loss, scale, cells = settings.loss, 1 / data.total, data.cells
     scores = [step_scores(model, data, own, settings) for model, own in zip(models, rows, strict=True)]
-    gathered = mesh.start_gather(torch.stack([s.detach() for s in scores]))
-    loss, scale = settings.loss, 1 / data.total
+    gathered = mesh.start_gather(torch.stack([cells.flat(*pair).detach() for pair in scores]))
     truths = [
-        truth_gradient(own, data.masked, loss.supervised, scale) for own in scores
+        truth_gradient(pair, cells, loss.supervised, scale) for pair in scores
     ]  # while the scores travel
-    peers = make_peers(
+    judges = make_judges(
         gathered(),
         None if present is None else presence(present, data),
-        data.masked,
+        cells,
         teacher=loss.teacher,
         temperature=loss.distill_temperature,
     )
     losses = torch.zeros(mesh.num_modalities, 2, dtype=torch.float64, device=mesh.device)
-    for model, own, (truth, grad) in zip(models, scores, truths, strict=True):
-        weight = loss.distill_weight * scale
-        kl = add_kl_gradient(own, peers, data.masked, model.number, weight, grad)
+    for model, pair, (truth, grad) in zip(models, scores, truths, strict=True):
+        kl = add_kl_gradient(pair, judges, model.number, loss.distill_weight * scale, grad)
         losses[model.number, 0], losses[model.number, 1] = truth, kl
         model.optimizer.zero_grad()
-        own.backward(grad)
+        torch.autograd.backward(pair, grad)
     _update(models, mesh, settings.training.grad_clip)
     mesh.sum_world(losses)
     return losses.cpu() / data.total

@@ -127,16 +127,15 @@ def _find(table: Int64Array, word: int) -> int:
 
 
 @numba.njit(nogil=True, cache=True)
-def _first_places(words: Int64Array) -> Int64Array:
-    """A hash table [size, 2] from each of ``words`` (not negative) to its first place, a quarter full at most."""
+def _places(words: Int64Array) -> Int64Array:
+    """A hash table [size, 2] from each of ``words`` (distinct, not negative) to its place, a quarter full at most."""
     size = 16
     while size < 4 * words.size:
         size *= 2
     table = np.full((size, 2), -1, np.int64)
     for j in range(words.size):
         place = _find(table, words[j])
-        if table[place, 0] < 0:
-            table[place, 0], table[place, 1] = words[j], j
+        table[place, 0], table[place, 1] = words[j], j
     return table
 
 
@@ -148,15 +147,11 @@ def mark_known(
     candidates: Int64Array,
     num_users: int,
 ) -> BoolArray:
-    """[B, C]: whether candidates[c] (ascending item numbers) stands in the row of users[b]."""
+    """[n, C]: whether candidates[c] (item numbers, distinct) stands in the row of users[b]."""
     count = candidates.size
     out = np.zeros((users.size, count), np.bool_)
-    columns, rows = _first_places(candidates), _first_places(users)
+    columns = _places(candidates)
     for b in range(users.size):
-        first = rows[_find(rows, users[b]), 1]
-        if first < b:
-            out[b] = out[first]
-            continue
         begin, end = indptr[users[b]], indptr[users[b] + 1]
         if end - begin < 8 * count:  # look the row's items up among the candidates, or the other way round
             for entry in range(begin, end):

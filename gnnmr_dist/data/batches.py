@@ -28,8 +28,6 @@ class GlobalBatch:
         negatives: int64 [B], an item the user has no train interaction with; -1 where the user has
             interacted with every item, so that no negative exists: the caller masks such rows.
         candidates: int64 [C], distinct item numbers, ascending, shared by all rows.
-        known: bool [B, C], True where (user, candidate) is a train interaction, the positive included:
-            such cells are masked from losses.
     """
 
     epoch: int
@@ -38,7 +36,6 @@ class GlobalBatch:
     items: npt.NDArray[np.int64]
     negatives: npt.NDArray[np.int64]
     candidates: npt.NDArray[np.int64]
-    known: npt.NDArray[np.bool_]
 
     @property
     def size(self) -> int:
@@ -93,8 +90,21 @@ def global_batch(
         min(num_candidates, graph.num_items),
         graph.num_items,
     )
-    known = mark_known(indptr, indices, users, candidates, graph.num_users)
-    return GlobalBatch(epoch, step, users, items, negatives, candidates, known)
+    return GlobalBatch(epoch, step, users, items, negatives, candidates)
+
+
+def known_candidates(
+    graph: Graph, users: npt.NDArray[np.int64], candidates: npt.NDArray[np.int64]
+) -> npt.NDArray[np.bool_]:
+    """Bool [n, C]: where (user, candidate) is a train interaction; such cells are masked from losses.
+
+    Args:
+        graph: the train graph.
+        users: user numbers [n].
+        candidates: item numbers [C], all different.
+    """
+    indptr, indices = read_only(graph.indptr), read_only(graph.indices)
+    return np.asarray(mark_known(indptr, indices, users, candidates, graph.num_users))
 
 
 def slice_rows(batch: GlobalBatch, part: int, parts: int) -> GlobalBatch:
@@ -113,5 +123,4 @@ def slice_rows(batch: GlobalBatch, part: int, parts: int) -> GlobalBatch:
         users=batch.users[rows],
         items=batch.items[rows],
         negatives=batch.negatives[rows],
-        known=batch.known[rows],
     )

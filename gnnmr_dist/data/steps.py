@@ -1,6 +1,6 @@
 """What one replica needs for one step, as tensors: nodes, blocks, rows of features, and where the scores' columns are.
 
-Axes: b rows of this replica, C shared candidates, S columns of scores (positive[, negative], candidates), s seeds.
+Axes: b rows of this replica, p own columns (positive[, negative]), n users, C shared candidates, s seeds.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from gnnmr_dist.data.batches import GlobalBatch, slice_rows
+from gnnmr_dist.data.batches import GlobalBatch, known_candidates, slice_rows
 from gnnmr_dist.data.feature_tables import CategoryTable, DenseTable, FeatureTable
 from gnnmr_dist.data.graph import Graph
 from gnnmr_dist.data.sampling import SampledGraph
 from gnnmr_dist.models.blocks import Block, make_block
 from gnnmr_dist.models.encoder import NodeBatch
 from gnnmr_dist.models.inputs import ItemRows
+from gnnmr_dist.step_losses import Cells
 
 Int64Array = npt.NDArray[np.int64]
 
@@ -42,18 +43,18 @@ class Sampler(Protocol):
 class StepData:
     """One replica's part of one step.
 
-    ``nodes`` gives embeddings of the seeds [s]; ``users``, ``positives``, ``negatives`` int64 [b] and ``candidates``
-    int64 [C] are places among the seeds; ``masked`` bool [b, S]; ``columns`` int64 [b, 1 or 2] and
-    ``candidate_items`` int64 [C] are the item numbers of the columns; ``total`` is the size of the global batch.
+    ``nodes`` gives embeddings of the seeds [s]. Places among the seeds, int64: ``users`` [n], the rows' users, each
+    once; ``own`` [b, p], each row's own items (the positive; with BPR a negative); ``candidates`` [C], for all rows.
+    ``cells`` says which user each row has and which cells are masked; ``own_items`` [b, p] and ``candidate_items`` [C]
+    are item numbers; ``total`` is the number of rows of the global batch.
     """
 
     nodes: NodeBatch
     users: Tensor
-    positives: Tensor
-    negatives: Tensor | None
+    own: Tensor
     candidates: Tensor
-    masked: Tensor
-    columns: Tensor
+    cells: Cells
+    own_items: Tensor
     candidate_items: Tensor
     total: int
 
@@ -62,8 +63,7 @@ class StepData:
         if device.type == "cpu":
             return self
         moved: dict[str, Any] = {
-            name: value.to(device) if value is not None and name != "total" else value
-            for name, value in vars(self).items()
+            name: value if name == "total" else value.to(device) for name, value in vars(self).items()
         }
         return StepData(**moved)
 
@@ -83,24 +83,23 @@ def step_data(
     The whole batch's edges are excluded, whatever the share, so no row's result depends on the number of replicas.
     """
     part = slice_rows(batch, replica, replicas)
-    offset = graph.num_users
-    negatives = np.maximum(part.negatives, 0) if with_negatives else part.negatives[:0]
-    wanted = [part.users, part.items + offset, negatives + offset, batch.candidates + offset]
-    seeds, place = np.unique(np.concatenate(wanted), return_inverse=True)
+    columns = [part.items, np.maximum(part.negatives, 0)] if with_negatives else [part.items]
+    unusable = [np.zeros(part.size, bool), part.negatives < 0][: len(columns)]
+    own_items = np.stack(columns, axis=1)
+    distinct, row_user = np.unique(part.users, return_inverse=True)
+    items, place = np.unique(np.concatenate([own_items.ravel(), batch.candidates]), return_inverse=True)
+    place += distinct.size  # users are smaller node numbers than items: together they are in order, each once
+    seeds = np.concatenate([distinct, items + graph.num_users])
     excluded = (batch.users, batch.items) if exclude_supervision else None
     sampled = sampler.sample(seeds, batch.epoch, batch.step, excluded)
-    places = [torch.from_numpy(p) for p in np.split(place, np.cumsum([w.size for w in wanted])[:-1])]
-    columns = [part.items, negatives] if with_negatives else [part.items]
-    unusable = [np.zeros(part.size, bool), part.negatives < 0][: len(columns)]
-    masked = np.concatenate([np.stack(unusable, axis=1), part.known], axis=1)
+    masked = (np.stack(unusable, axis=1), known_candidates(graph, distinct, batch.candidates))
     return StepData(
         nodes=node_batch(sampled, graph.num_users),
-        users=places[0],
-        positives=places[1],
-        negatives=places[2] if with_negatives else None,
-        candidates=places[3],
-        masked=torch.from_numpy(masked),
-        columns=torch.from_numpy(np.stack(columns, axis=1)),
+        users=torch.arange(distinct.size),
+        own=torch.from_numpy(place[: own_items.size].reshape(own_items.shape)),
+        candidates=torch.from_numpy(place[own_items.size :]),
+        cells=Cells(torch.from_numpy(row_user), (torch.from_numpy(masked[0]), torch.from_numpy(masked[1]))),
+        own_items=torch.from_numpy(own_items),
         candidate_items=torch.from_numpy(batch.candidates),
         total=batch.size,
     )

@@ -37,7 +37,7 @@ def _exp(x: Any) -> Callable[[Any], Any]:
             p = p * r + np.float32(1.6666665459e-1)
             p = p * r + np.float32(5.0000001201e-1)
             power = np.int32((np.int32(n) + 127) << 23).view(np.float32)
-            return (p * r * r + r + np.float32(1.0)) * power
+            return np.float32(0) if x < np.float32(-87.0) else (p * r * r + r + np.float32(1.0)) * power
 
         return single
 

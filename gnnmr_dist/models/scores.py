@@ -1,11 +1,10 @@
-"""The scores of a step's rows (Eq. 6) from the seeds' vectors, with a gradient that makes no copy of the whole table.
+"""The scores of a step (Eq. 6) from the seeds' vectors: what a user's rows share is computed once.
 
-Axes: s seeds, d embedding size, b rows, C shared candidates, p own columns (the positive, maybe a negative).
+Axes: s seeds, d embedding size, b rows, p own columns (the positive, maybe a negative), n users, C shared candidates.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,46 +13,50 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 
-def row_scores(
-    h: Tensor, users: Tensor, own: Sequence[Tensor], candidates: Tensor, temperature: float
-) -> Tensor:
-    """Dot products over temperature [b, p + C]: each row's user with its own items, then with every candidate.
+def step_products(
+    h: Tensor, users: Tensor, row_user: Tensor, own: Tensor, candidates: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Products over temperature: of each row's user with its own items [b, p], of each user with the candidates [n, C].
 
     Args:
         h: vectors of the seeds [s, d].
-        users: each row's user, a place among the seeds [b].
-        own: p tensors [b], each row's own items.
-        candidates: places [C], all different.
-        temperature: divides the scores.
+        users: places of the users among the seeds, all different [n].
+        row_user: which of them each row has [b].
+        own: places of each row's own items [b, p].
+        candidates: places, all different [C].
+        temperature: divides the products.
     """
-    out: Tensor = _RowScores.apply(h, users, torch.stack(list(own)), candidates, temperature)  # type: ignore[no-untyped-call]
+    out: tuple[Tensor, Tensor] = _Products.apply(h, users, row_user, own, candidates, temperature)  # type: ignore[no-untyped-call]
     return out
 
 
-class _RowScores(Function):
+class _Products(Function):
     @staticmethod
     def forward(
-        ctx: Any, h: Tensor, users: Tensor, own: Tensor, candidates: Tensor, temperature: float
-    ) -> Tensor:
-        u, shared = h[users] / temperature, h[candidates]
-        out = h.new_empty(users.numel(), own.shape[0] + candidates.numel())
-        for column, places in enumerate(own):
-            torch.sum(u * h[places], dim=1, out=out[:, column])
-        torch.mm(u, shared.T, out=out[:, own.shape[0] :])
-        ctx.save_for_backward(h, u, shared, users, own, candidates)
+        ctx: Any,
+        h: Tensor,
+        users: Tensor,
+        row_user: Tensor,
+        own: Tensor,
+        candidates: Tensor,
+        temperature: float,
+    ) -> tuple[Tensor, Tensor]:
+        u, items = h[users] / temperature, h[candidates]
+        pairs = torch.einsum("bd,bpd->bp", u[row_user], h[own])
+        ctx.save_for_backward(h, u, items, users, row_user, own, candidates)
         ctx.temperature = temperature
-        return out
+        return pairs, u @ items.T
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
-        h, u, shared, users, own, candidates = ctx.saved_tensors
-        right = grad[:, own.shape[0] :]
-        found, grad_u = torch.zeros_like(h), right @ shared
-        for column, places in enumerate(own):
-            g = grad[:, column : column + 1]
-            grad_u.addcmul_(g, h[places])
-            found.index_add_(0, places, g * u)
+    def backward(ctx: Any, grad_pairs: Tensor, grad_shared: Tensor) -> tuple[Tensor | None, ...]:
+        h, u, items, users, row_user, own, candidates = ctx.saved_tensors
+        found, grad_u = torch.zeros_like(h), grad_shared @ items
+        row_u = u[row_user]
+        for column in range(own.shape[1]):
+            g, places = grad_pairs[:, column : column + 1], own[:, column]
+            grad_u.index_add_(0, row_user, g * h[places])
+            found.index_add_(0, places, g * row_u)
         found.index_add_(0, users, grad_u.div_(ctx.temperature))
-        found.index_add_(0, candidates, right.T @ u)
-        return found, None, None, None, None
+        found.index_add_(0, candidates, grad_shared.T @ u)
+        return found, None, None, None, None, None

@@ -205,12 +205,12 @@ def test_a_step_is_a_pure_function_of_its_place(dataset: Dataset) -> None:
     later = next_step(session, 2, 1)
     for place in ((0, 0), (0, 1), (2, 1)):
         again = next_step(session, *place)
-    assert torch.equal(later.columns, again.columns)
+    assert torch.equal(later.own_items, again.own_items)
     assert torch.equal(later.nodes.order, again.nodes.order)
     assert all(
         torch.equal(a.source, b.source) for a, b in zip(later.nodes.blocks, again.nodes.blocks, strict=True)
     )
-    assert not torch.equal(later.columns, next_step(session, 1, 1).columns)
+    assert not torch.equal(later.own_items, next_step(session, 1, 1).own_items)
 
 
 def test_hyper_parameters_never_see_test(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:

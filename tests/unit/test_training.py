@@ -22,10 +22,11 @@ from helpers import (
 )
 from torch import Tensor
 
-from gnnmr_dist.data.batches import GlobalBatch, global_batch
+from gnnmr_dist.data.batches import GlobalBatch, global_batch, known_candidates
 from gnnmr_dist.data.sampling import NeighborSampling
-from gnnmr_dist.data.steps import step_data
+from gnnmr_dist.data.steps import StepData, step_data
 from gnnmr_dist.losses import bpr_loss, make_peers, mutual_kl_loss, sampled_softmax_loss
+from gnnmr_dist.models.inputs import ItemRows
 from gnnmr_dist.training import (
     ModalityModel,
     first_not_finite,
@@ -84,7 +85,7 @@ def dense_embeddings(world: World, m: int, w: Weights, batch: GlobalBatch) -> Te
 
 def dense_losses(world: World, weights: list[Weights], batch: GlobalBatch) -> list[Tensor]:
     """Per modality: sampled softmax + lambda KL(softmax of the other's scores || own softmax), over B."""
-    known = torch.from_numpy(batch.known)
+    known = torch.from_numpy(known_candidates(world.graph, batch.users, batch.candidates))
     hidden = torch.cat([torch.zeros(batch.size, 1, dtype=torch.bool), known], dim=1)
     logits = []
     for m, w in enumerate(weights):
@@ -217,7 +218,8 @@ def test_each_modality_needs_only_the_others_scores(own: int) -> None:
     world = make_world()
     data, together = world.step(), world.models()
     rows = world.rows(data)
-    everyone = torch.stack([step_scores(m, data, rows[m.number], world.settings).detach() for m in together])
+    scores = [step_scores(m, data, rows[m.number], world.settings) for m in together]
+    everyone = torch.stack([data.cells.flat(*pair).detach() for pair in scores])
     alone: Any = world.models()[own]
     train_step([alone], data, [rows[own]], None, OneOfTwo(everyone), world.settings)  # type: ignore[arg-type]
     world.train(together, data)
@@ -229,24 +231,37 @@ def test_returned_losses_are_means_over_the_global_batch() -> None:
         world = make_world((1,), loss={"supervised": supervised})
         data, models = world.step(), world.models()
         rows = world.rows(data)
-        scores = [step_scores(m, data, rows[m.number], world.settings).detach() for m in models]
-        peers = make_peers(torch.stack(scores), presence(world.present, data), data.masked)
+        scores = [whole_rows(m, data, rows[m.number], world).detach() for m in models]
+        masked = data.cells.rows(*data.cells.masked)
+        peers = make_peers(torch.stack(scores), whole_presence(world, data), masked)
         expected = []
         for m, s in enumerate(scores):
             bpr = supervised == "bpr"
-            truth = bpr_loss(s[:, 0], s[:, 1]) if bpr else sampled_softmax_loss(s, data.masked)
-            expected.append([truth.item() / 8, mutual_kl_loss(s, peers, data.masked, m).item() / 8])
+            truth = bpr_loss(s[:, 0], s[:, 1]) if bpr else sampled_softmax_loss(s, masked)
+            expected.append([truth.item() / 8, mutual_kl_loss(s, peers, masked, m).item() / 8])
         np.testing.assert_allclose(world.train(models, data).numpy(), expected, rtol=1e-6)
 
 
 def test_presence_by_hand() -> None:
     world = make_world((1, 3), loss={"supervised": "bpr"})
     data = world.step()
-    table = presence(world.present, data)
-    assert table.shape == (2, 8, 2 + 5)
-    items = torch.cat([data.columns, data.candidate_items.expand(8, -1)], dim=1)
+    own, shared = presence(world.present, data)
+    assert (own.shape, shared.shape) == ((2, 8, 2), (2, 5))
+    table = torch.cat([own, shared.unsqueeze(1).expand(-1, 8, -1)], dim=2)
+    items = torch.cat([data.own_items, data.candidate_items.expand(8, -1)], dim=1)
     assert torch.equal(table[0], (items != 1) & (items != 3))
     assert table[1].all()
+
+
+def whole_rows(model: ModalityModel, data: StepData, rows: ItemRows, world: World) -> Tensor:
+    """A modality's scores as rows [b, S]."""
+    return data.cells.rows(*step_scores(model, data, rows, world.settings))
+
+
+def whole_presence(world: World, data: StepData) -> Tensor:
+    """[M, b, S]."""
+    own, shared = presence(world.present, data)
+    return data.cells.rows(own, shared.unsqueeze(1).expand(-1, data.users.numel(), -1))
 
 
 def gradients(world: World, models: list[ModalityModel], replicas: int) -> list[Tensor]:
@@ -256,10 +271,11 @@ def gradients(world: World, models: list[ModalityModel], replicas: int) -> list[
     for replica in range(replicas):
         data = world.step(replica=replica, replicas=replicas)
         rows = world.rows(data)
-        scores = [step_scores(model, data, rows[model.number], world.settings) for model in models]
-        peers = make_peers(torch.stack(scores), presence(world.present, data), data.masked)
+        scores = [whole_rows(model, data, rows[model.number], world) for model in models]
+        masked = data.cells.rows(*data.cells.masked)
+        peers = make_peers(torch.stack(scores), whole_presence(world, data), masked)
         for model, s in zip(models, scores, strict=True):
-            loss = sampled_softmax_loss(s, data.masked) + mutual_kl_loss(s, peers, data.masked, model.number)
+            loss = sampled_softmax_loss(s, masked) + mutual_kl_loss(s, peers, masked, model.number)
             (loss / data.total).backward()
     return [p.grad.to_dense() for model in models for p in model.parameters() if p.grad is not None]
 
@@ -287,7 +303,9 @@ def test_a_share_without_rows_or_candidates_has_no_loss(encoder: str) -> None:
     assert (data.users.numel(), data.total) == (0, 1)
     models = world.models()
     assert not world.train(models, data).any()
-    assert not any(p.grad.any() for model in models for p in model.parameters() if p.grad is not None)
+    assert not any(
+        p.grad.to_dense().any() for model in models for p in model.parameters() if p.grad is not None
+    )
 
 
 def test_a_share_of_the_rows_is_divided_by_the_whole_batch() -> None:
@@ -296,20 +314,22 @@ def test_a_share_of_the_rows_is_divided_by_the_whole_batch() -> None:
     for replica in range(3):
         models, same_models = world.models(), world.models()
         data = world.step(replica=replica, replicas=3)
-        rows, size = world.rows(data), data.users.numel()
+        rows, size = world.rows(data), data.cells.row_user.numel()
         assert 0 < size < data.total == 8
         world.train(models, data)
-        scores = [step_scores(m, data, rows[m.number], world.settings) for m in same_models]
-        peers = make_peers(torch.stack(scores), None, data.masked)
+        scores = [whole_rows(m, data, rows[m.number], world) for m in same_models]
+        masked = data.cells.rows(*data.cells.masked)
+        peers = make_peers(torch.stack(scores), None, masked)
         weight = world.settings.loss.distill_weight
         for model, own in zip(same_models, scores, strict=True):
-            loss = sampled_softmax_loss(own, data.masked) + weight * mutual_kl_loss(
-                own, peers, data.masked, model.number
+            loss = sampled_softmax_loss(own, masked) + weight * mutual_kl_loss(
+                own, peers, masked, model.number
             )
             (loss / 8).backward()
         for got, want in zip(models[0].parameters(), same_models[0].parameters(), strict=True):
             expected = torch.zeros_like(want) if want.grad is None else want.grad
-            torch.testing.assert_close(got.grad, expected)
+            assert got.grad is not None
+            torch.testing.assert_close(got.grad.to_dense(), expected.to_dense())
 
 
 @pytest.mark.parametrize("exclude", [True, False])
@@ -318,12 +338,12 @@ def test_a_positives_score_does_not_know_its_own_edge(exclude: bool) -> None:
     world = make_world(sampling={"exclude_supervision": exclude})
     users, items = world.graph.edges(np.array([4]))
     cut = with_graph(world, without_edge(world.graph, int(users[0]), int(items[0])))
-    batch = GlobalBatch(0, 0, users, items, np.array([0]), np.array([2, 5]), np.zeros((1, 2), bool))
+    batch = GlobalBatch(0, 0, users, items, np.array([0]), np.array([2, 5]))
     scores = []
     for w in (world, cut):
         sampler = NeighborSampling(w.graph, [-1, -1], 0)
         data = step_data(w.graph, sampler, batch, with_negatives=False, exclude_supervision=exclude)
-        scores.append(step_scores(world.models()[0], data, w.rows(data)[0], world.settings))
+        scores.append(whole_rows(world.models()[0], data, w.rows(data)[0], world))
     assert torch.allclose(*scores, rtol=1e-5, atol=1e-6) is exclude
 
 

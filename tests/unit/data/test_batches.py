@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from gnnmr_dist.data._kernels import complement_item, draw_distinct
-from gnnmr_dist.data.batches import GlobalBatch, global_batch, slice_rows, steps_per_epoch
+from gnnmr_dist.data.batches import GlobalBatch, global_batch, known_candidates, slice_rows, steps_per_epoch
 from gnnmr_dist.data.graph import Graph, build_graph
 
 
@@ -47,7 +47,8 @@ def test_rows_against_the_matrix(seed: int, density: float, batch_size: int) -> 
         full = interacted[batch.users].all(axis=1)
         assert np.array_equal(batch.negatives == -1, full)
         assert not interacted[batch.users[~full], batch.negatives[~full]].any()
-        assert np.array_equal(batch.known, interacted[batch.users][:, batch.candidates])
+        known = known_candidates(graph, batch.users, batch.candidates)
+        assert np.array_equal(known, interacted[batch.users][:, batch.candidates])
         assert np.unique(batch.candidates).size == batch.candidates.size == 6
 
 
@@ -104,7 +105,7 @@ def test_batches_are_pure_functions_of_their_place() -> None:
     late = global_batch(graph, 9, 4, 3, batch_size=8, num_candidates=5)
     for _ in epoch_of(graph, 0, 8, seed=9):
         again = global_batch(graph, 9, 4, 3, batch_size=8, num_candidates=5)
-    for name in ("users", "items", "negatives", "candidates", "known"):
+    for name in ("users", "items", "negatives", "candidates"):
         assert np.array_equal(getattr(late, name), getattr(again, name))
 
 
@@ -122,7 +123,7 @@ def test_shares_join_to_the_batch(parts: int) -> None:
     batch = global_batch(graph, 0, 0, 0, batch_size=10, num_candidates=4)
     shares = [slice_rows(batch, part, parts) for part in range(parts)]
     assert max(s.size for s in shares) - min(s.size for s in shares) <= 1
-    for name in ("users", "items", "negatives", "known"):
+    for name in ("users", "items", "negatives"):
         joined = np.concatenate([getattr(share, name) for share in shares])
         assert np.array_equal(joined, getattr(batch, name))
     assert all(np.array_equal(share.candidates, batch.candidates) for share in shares)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 from helpers import bag_table, category_table, dense_table, make_world, random_graph
 
-from gnnmr_dist.data.batches import global_batch
+from gnnmr_dist.data.batches import global_batch, known_candidates
 from gnnmr_dist.data.graph import build_graph
 from gnnmr_dist.data.sampling import NeighborSampling
 from gnnmr_dist.data.steps import StepData, gather_rows, slice_block, step_data
@@ -42,17 +40,16 @@ def test_places_lead_to_the_batch(with_negatives: bool) -> None:
     batch = global_batch(GRAPH, 0, 1, 1, batch_size=8, num_candidates=4)
     data, offset = made(with_negatives), GRAPH.num_users
     node = seeds(data)
-    assert np.array_equal(node[data.users], batch.users)
-    assert np.array_equal(node[data.positives], batch.items + offset)
+    assert np.array_equal(node[data.users[data.cells.row_user]], batch.users)
+    assert data.users.numel() == np.unique(batch.users).size < batch.size
     assert np.array_equal(node[data.candidates], batch.candidates + offset)
     assert data.total == batch.size
     own = [batch.items, batch.negatives] if with_negatives else [batch.items]
-    assert np.array_equal(data.columns, np.stack(own, axis=1))
-    assert np.array_equal(data.masked[:, -4:], batch.known)
-    assert not data.masked[:, : len(own)].any()
-    if with_negatives:
-        assert data.negatives is not None
-        assert np.array_equal(node[data.negatives], batch.negatives + offset)
+    assert np.array_equal(data.own_items, np.stack(own, axis=1))
+    assert np.array_equal(node[data.own], np.stack(own, axis=1) + offset)
+    masked = data.cells.rows(*data.cells.masked)
+    assert np.array_equal(masked[:, len(own) :], known_candidates(GRAPH, batch.users, batch.candidates))
+    assert not masked[:, : len(own)].any()
 
 
 def test_a_row_without_a_negative_is_masked_there() -> None:
@@ -61,8 +58,8 @@ def test_a_row_without_a_negative_is_masked_there() -> None:
     batch = global_batch(graph, 0, 0, 0, batch_size=4, num_candidates=2)
     sampler = NeighborSampling(graph, [-1], 0)
     data = step_data(graph, sampler, batch, with_negatives=True, exclude_supervision=False)
-    assert np.array_equal(data.masked[:, 1], batch.users == 0)
-    assert (data.columns[:, 1] >= 0).all()
+    assert np.array_equal(data.cells.masked[0][:, 1], batch.users == 0)
+    assert (data.own_items[:, 1] >= 0).all()
 
 
 @pytest.mark.parametrize("exclude", [True, False])
@@ -80,8 +77,9 @@ def test_the_whole_batchs_edges_are_excluded_from_every_block(exclude: bool) -> 
 
 def test_replicas_split_rows_and_share_candidates() -> None:
     whole, parts = made(), [made(replica=r, replicas=3) for r in range(3)]
-    for name in ("masked", "columns"):
-        assert torch.equal(getattr(whole, name), torch.cat([getattr(part, name) for part in parts]))
+    assert torch.equal(whole.own_items, torch.cat([part.own_items for part in parts]))
+    masked = [part.cells.rows(*part.cells.masked) for part in (whole, *parts)]
+    assert torch.equal(masked[0], torch.cat(masked[1:]))
     assert all(torch.equal(part.candidate_items, whole.candidate_items) for part in parts)
     assert {part.total for part in parts} == {whole.total}
 
@@ -90,7 +88,7 @@ def test_a_replica_without_rows_still_has_the_candidates() -> None:
     empty = [made(replica=r, replicas=20) for r in range(20)]
     empty = [part for part in empty if part.users.numel() == 0]
     assert empty
-    assert empty[0].masked.shape == (0, 2 + 4)
+    assert [t.shape for t in empty[0].cells.masked] == [(0, 2), (0, 4)]
     assert empty[0].candidates.numel() == 4
 
 
@@ -127,7 +125,6 @@ def test_moving_to_the_device_it_is_on_changes_nothing() -> None:
     moved = data.to(torch.device("meta"))
     assert moved.users.device.type == moved.nodes.order.device.type == "meta"
     assert moved.total == data.total
-    assert replace(data, negatives=None).to(torch.device("meta")).negatives is None
 
 
 def test_world_steps_cover_every_edge_once() -> None:
@@ -139,4 +136,4 @@ def test_world_steps_cover_every_edge_once() -> None:
 
 def seeds_of(data: StepData, num_users: int) -> np.ndarray:
     node = torch.cat([data.nodes.users, data.nodes.items + num_users])[data.nodes.order]
-    return np.stack([node[data.users].numpy(), data.columns[:, 0].numpy()], axis=1)
+    return np.stack([node[data.users[data.cells.row_user]].numpy(), data.own_items[:, 0].numpy()], axis=1)
