@@ -178,6 +178,9 @@ class ClusterSettings(_Section):
         "auto",
         description="a GPU per worker and NCCL instead of gloo; auto = where every worker can have one",
     )
+    prefetch: int = Field(
+        2, ge=0, le=64, description="steps sampled and gathered ahead, in a thread of every worker; 0 = none"
+    )
     max_failures: int = Field(
         3, ge=0, description="worker losses survived by restarting from the last checkpoint"
     )

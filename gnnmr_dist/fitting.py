@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gnnmr_dist.checkpoint import Checkpoint, FitState, RunInfo, versions
 from gnnmr_dist.config import Settings
+from gnnmr_dist.data.ahead import ahead
 from gnnmr_dist.data.batches import global_batch, steps_per_epoch
 from gnnmr_dist.data.dataset import Dataset, FeatureTable
 from gnnmr_dist.data.sampling import NeighborSampling
@@ -213,16 +214,10 @@ def _run_epoch(session: Session, hooks: Hooks) -> Tensor:
     """The remaining steps of the current epoch; mean losses [M, 2] over the whole epoch."""
     state, training = session.state, session.settings.training
     sums = torch.tensor(state.loss_sums or [[0.0, 0.0]] * len(session.names), dtype=torch.float64)
-    for step in range(state.step, session.num_steps):
-        data = next_step(session, state.epoch, step).to(session.mesh.device)
-        losses = train_step(
-            session.models,
-            data,
-            [_rows(session, model.number, data) for model in session.models],
-            session.present,
-            session.mesh,
-            session.settings,
-        )
+    epoch, steps = state.epoch, range(state.step, session.num_steps)
+    made = ahead(lambda step: _made(session, epoch, step), steps, session.settings.cluster.prefetch)
+    for step, (data, rows) in zip(steps, made, strict=True):
+        losses = train_step(session.models, data, rows, session.present, session.mesh, session.settings)
         sums += losses
         state.step, state.loss_sums = step + 1, sums.tolist()
         if session.mesh.rank == 0:
@@ -282,8 +277,12 @@ def next_step(session: Session, epoch: int, step: int) -> StepData:
     )
 
 
-def _rows(session: Session, number: int, data: StepData) -> ItemRows:
-    return gather_rows(session.tables[number], data.nodes.items.cpu().numpy()).to(session.mesh.device)
+def _made(session: Session, epoch: int, step: int) -> tuple[StepData, list[ItemRows]]:
+    """A step's data and every hosted model's rows of features, on the device."""
+    data = next_step(session, epoch, step)
+    items, device = data.nodes.items.numpy(), session.mesh.device
+    rows = [gather_rows(session.tables[model.number], items).to(device) for model in session.models]
+    return data.to(device), rows
 
 
 def _validate(session: Session, record: Record) -> dict[str, float]:

@@ -175,8 +175,7 @@ def mutual_kl(
                     q_whole += exp(own_q[j] - q_top)
                     row_spread += p * (own_t[j] - own_q[j])
             loss += row_spread / t_whole + math.log(q_whole) + q_top - math.log(t_whole) - t_top
-            t_inverse += t_rest / t_whole
-            q_inverse += q_rest / q_whole
+            t_inverse, q_inverse = t_inverse + t_rest / t_whole, q_inverse + q_rest / q_whole
             for j in range(own_q.size):
                 if own_t[j] != LOWEST:
                     grad[0][r, j] += factor * (

@@ -103,7 +103,11 @@ def _none(n: int, info: ModalityInfo) -> ItemRows:
     if info.kind == "dense":
         return ItemRows(present, torch.zeros(n, info.dim))
     nothing = torch.zeros(n, dtype=torch.int64)
-    return ItemRows(present, nothing) if info.kind == "category" else ItemRows(present, nothing[:0], nothing)
+    return (
+        ItemRows(present, nothing)
+        if info.kind == "category"
+        else ItemRows(present, nothing[:0], torch.zeros(n + 1, dtype=torch.int64))
+    )
 
 
 def _dense(path: Path, table: Any, info: ModalityInfo, dataset: Dataset) -> ItemRows:
@@ -147,7 +151,7 @@ def _bag(path: Path, table: Any, info: ModalityInfo, dataset: Dataset, notes: li
     known = codes.is_valid().to_numpy(zero_copy_only=False)
     counts = np.bincount(parents.to_numpy(zero_copy_only=False)[known], minlength=len(column))
     numbers = codes.drop_null().to_numpy(zero_copy_only=False).astype(np.int64)
-    offsets = torch.from_numpy((np.cumsum(counts) - counts).astype(np.int64))
+    offsets = torch.from_numpy(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
     return ItemRows(torch.from_numpy(counts > 0), torch.from_numpy(numbers), offsets)
 
 

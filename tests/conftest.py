@@ -20,9 +20,16 @@ from jaxtyping import install_import_hook
 # Annotations of these modules are checked at every call. Not the whole package: numba compiles functions of
 # other modules and cannot look through a wrapper.
 MODELS = [
-    f"gnnmr_dist.models.{name}" for name in ("attention", "blocks", "encoder", "inputs", "layers")
+    f"gnnmr_dist.models.{name}"
+    for name in ("attention", "blocks", "encoder", "inputs", "layers", "rows", "scores")
 ]  # kernels are numba's
-MATHEMATICS = ["gnnmr_dist.losses", *MODELS, "gnnmr_dist.ensemble", "gnnmr_dist.metrics"]
+MATHEMATICS = [
+    "gnnmr_dist.losses",
+    "gnnmr_dist.step_losses",
+    *MODELS,
+    "gnnmr_dist.ensemble",
+    "gnnmr_dist.metrics",
+]
 install_import_hook(MATHEMATICS, "beartype.beartype")
 
 # A first example may wait for numba to compile; in CI the examples are the same every time.

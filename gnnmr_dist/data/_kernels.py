@@ -295,3 +295,20 @@ def fold(key: np.uint64, words: Int64Array) -> np.uint64:
     for j in range(words.size):
         state = absorb(state, np.uint64(words[j]))
     return state
+
+
+@numba.njit(nogil=True, cache=True)
+def widen_rows(bits: npt.NDArray[np.uint16], rows: Int64Array, out: npt.NDArray[np.float32]) -> None:
+    """Fill ``out`` [n, F] with the half-precision numbers ``bits[rows]``, which must be finite, exactly.
+
+    A half's exponent and fraction, moved to where a float has them, make a float smaller by 2^112, also below the
+    normal range.
+    """
+    for j in range(rows.size):
+        row = rows[j]
+        for c in range(bits.shape[1]):
+            half = np.uint32(bits[row, c])
+            size = np.uint32((half & np.uint32(0x7FFF)) << np.uint32(13)).view(np.float32)
+            exact = np.float32(size * np.float32(2.0**112))
+            sign = np.uint32((half & np.uint32(0x8000)) << np.uint32(16))
+            out[j, c] = np.uint32(exact.view(np.uint32) | sign).view(np.float32)

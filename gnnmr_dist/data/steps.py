@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from gnnmr_dist.data._kernels import read_only, widen_rows
 from gnnmr_dist.data.batches import GlobalBatch, known_candidates, slice_rows
 from gnnmr_dist.data.feature_tables import CategoryTable, DenseTable, FeatureTable
 from gnnmr_dist.data.graph import Graph
@@ -132,14 +133,24 @@ def slice_block(graph: Graph, nodes: range, degree: Tensor) -> Block:
 
 def gather_rows(table: FeatureTable, items: Int64Array) -> ItemRows:
     """One modality's rows of ``items`` [n] out of its memory-mapped table; only those rows are read."""
-    present = torch.from_numpy(np.asarray(table.present[items]))
+    present = np.asarray(table.present[items])
+    offsets = None
     if isinstance(table, DenseTable):
-        return ItemRows(present, torch.from_numpy(np.asarray(table.values[items])))
-    if isinstance(table, CategoryTable):
-        return ItemRows(present, torch.from_numpy(table.codes[items].astype(np.int64)))
-    begin, end = table.offsets[items], table.offsets[items + 1]
-    length = end - begin
-    offsets = np.cumsum(length) - length
-    where = np.arange(int(length.sum())) + np.repeat(begin - offsets, length)
-    codes = torch.from_numpy(table.codes[where].astype(np.int64))
-    return ItemRows(present, codes, torch.from_numpy(offsets.astype(np.int64)))
+        values = gather_single(table.values, items)
+    elif isinstance(table, CategoryTable):
+        values = table.codes[items].astype(np.int64)
+    else:
+        begin, length = table.offsets[items], table.offsets[items + 1] - table.offsets[items]
+        ends = np.concatenate([[0], np.cumsum(length)]).astype(np.int64)
+        where = np.arange(ends[-1]) + np.repeat(begin - ends[:-1], length)
+        values, offsets = table.codes[where].astype(np.int64), torch.from_numpy(ends)
+    return ItemRows(torch.from_numpy(present), torch.from_numpy(values), offsets, bool(present.all()))
+
+
+def gather_single(values: npt.NDArray[np.floating], rows: Int64Array) -> npt.NDArray[np.float32]:
+    """``values[rows]`` [n, F] as float32; half precision is read and widened in one pass."""
+    if values.dtype == np.float16:
+        out = np.empty((rows.size, values.shape[1]), np.float32)
+        widen_rows(read_only(values.view(np.uint16)), rows, out)
+        return out
+    return values[rows].astype(np.float32, copy=False)

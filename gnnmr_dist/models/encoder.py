@@ -16,6 +16,7 @@ from torch.nn import functional
 from gnnmr_dist.models.blocks import Block
 from gnnmr_dist.models.inputs import ItemInput, ItemRows, Kind, UserInput
 from gnnmr_dist.models.layers import GATLayer, GATv2Layer, GCNLayer, Layer, LightGCNLayer, SAGELayer
+from gnnmr_dist.models.rows import permute_rows, with_front
 
 ItemID = Literal["none", "missing", "all"]
 
@@ -111,13 +112,13 @@ class Encoder(nn.Module):
 
     def forward(self, batch: NodeBatch, rows: ItemRows) -> Tensor:
         """Embeddings of the seeds, [s, d]; only rows that a later layer needs are computed."""
-        h = torch.cat([self.users(batch.users), self.items(batch.items, rows)])[batch.order]
-        num_seeds = batch.blocks[0].num_destinations
-        found = [h[:num_seeds]]
+        h = permute_rows(torch.cat([self.users(batch.users), self.items(batch.items, rows)]), batch.order)
+        num_seeds, found = batch.blocks[0].num_destinations, []
         for layer, block in zip(self.layers, reversed(batch.blocks), strict=True):
+            h, front = with_front(h, num_seeds)
+            found.append(front)
             h = self.activate(layer(h, block))
-            found.append(h[:num_seeds])
-        return self.combine(found)
+        return self.combine([*found, h])
 
 
 def make_layer(

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from gnnmr_dist.models.blocks import Block, weighted_sum
+
 Kind = Literal["dense", "category", "bag"]
 
 
@@ -20,19 +22,20 @@ class ItemRows:
     """One modality's rows of n items.
 
     ``present`` bool [n]; dense: ``values`` [n, F]; category: ``values`` int64 [n] (anything where missing);
-    bag: ``values`` int64 codes of all items one after the other and ``offsets`` int64 [n], where each begins.
+    bag: ``values`` int64 codes of all items one after the other and ``offsets`` int64 [n + 1], where each begins and
+    the last ends. ``complete`` where it is known that all are present.
     """
 
     present: Tensor
     values: Tensor
     offsets: Tensor | None = None
+    complete: bool = False
 
     def to(self, device: torch.device) -> ItemRows:
         """The same rows on a device."""
         offsets = None if self.offsets is None else self.offsets.to(device, non_blocking=True)
-        return ItemRows(
-            self.present.to(device, non_blocking=True), self.values.to(device, non_blocking=True), offsets
-        )
+        present, values = (t.to(device, non_blocking=True) for t in (self.present, self.values))
+        return ItemRows(present, values, offsets, self.complete)
 
 
 class ItemInput(nn.Module):
@@ -54,7 +57,8 @@ class ItemInput(nn.Module):
 
     def forward(self, rows: ItemRows) -> Tensor:
         """[n, d]."""
-        return torch.where(rows.present.unsqueeze(1), self._known(rows), self.missing)
+        known = self._known(rows)
+        return known if rows.complete else torch.where(rows.present.unsqueeze(1), known, self.missing)
 
     def _known(self, rows: ItemRows) -> Tensor:
         if self.kind == "dense":
@@ -62,7 +66,11 @@ class ItemInput(nn.Module):
             return projected
         if self.kind == "category":
             return functional.embedding(rows.values.clamp(min=0), self.codes)
-        return functional.embedding_bag(rows.values, self.codes, rows.offsets, mode="mean")
+        assert rows.offsets is not None
+        length = rows.offsets.diff().clamp(min=1).to(self.codes.dtype)
+        bags = Block(rows.offsets, rows.values, length)
+        share = (1 / length)[bags.destination].unsqueeze(1)
+        return weighted_sum(share, self.codes.unsqueeze(1), bags).squeeze(1)
 
 
 class UserInput(nn.Module):

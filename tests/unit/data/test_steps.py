@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from helpers import bag_table, category_table, dense_table, make_world, random_g
 from gnnmr_dist.data.batches import global_batch, known_candidates
 from gnnmr_dist.data.graph import build_graph
 from gnnmr_dist.data.sampling import NeighborSampling
-from gnnmr_dist.data.steps import StepData, gather_rows, slice_block, step_data
+from gnnmr_dist.data.steps import StepData, gather_rows, gather_single, slice_block, step_data
 
 GRAPH = random_graph(2)
 
@@ -111,11 +113,12 @@ def test_gathered_rows_are_those_of_the_items() -> None:
     assert gather_rows(category, items).values.tolist() == [1, 0, -1, 1]
     rows = gather_rows(bag, items)
     assert rows.offsets is not None
-    ends = [*rows.offsets.tolist()[1:], rows.values.numel()]
-    found = [rows.values[a:b].tolist() for a, b in zip(rows.offsets.tolist(), ends, strict=True)]
+    found = [rows.values[a:b].tolist() for a, b in pairwise(rows.offsets.tolist())]
     assert found == [bag.codes[bag.offsets[i] : bag.offsets[i + 1]].tolist() for i in items]
     for table in (dense, category, bag):
         assert gather_rows(table, items).present.tolist() == [True, True, False, True]
+        assert not gather_rows(table, items).complete
+        assert gather_rows(table, items[:2]).complete
         assert gather_rows(table, items[:0]).present.shape == (0,)
 
 
@@ -137,3 +140,12 @@ def test_world_steps_cover_every_edge_once() -> None:
 def seeds_of(data: StepData, num_users: int) -> np.ndarray:
     node = torch.cat([data.nodes.users, data.nodes.items + num_users])[data.nodes.order]
     return np.stack([node[data.users[data.cells.row_user]].numpy(), data.own_items[:, 0].numpy()], axis=1)
+
+
+def test_half_precision_is_widened_exactly() -> None:
+    every = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    finite = every[np.isfinite(every)].reshape(-1, 32)
+    rows = np.random.default_rng(0).permutation(finite.shape[0])
+    out = gather_single(finite, rows)
+    assert out.dtype == np.float32
+    assert np.array_equal(out.view(np.uint32), finite[rows].astype(np.float32).view(np.uint32))

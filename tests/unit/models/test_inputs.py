@@ -44,7 +44,7 @@ def test_bag_is_the_mean_of_its_codes() -> None:
 def test_bags_that_are_all_empty() -> None:
     layer = ItemInput("bag", 4, 2)
     nothing = torch.zeros(0, dtype=torch.int64)
-    rows = ItemRows(torch.zeros(2, dtype=torch.bool), nothing, torch.zeros(2, dtype=torch.int64))
+    rows = ItemRows(torch.zeros(2, dtype=torch.bool), nothing, torch.zeros(3, dtype=torch.int64))
     assert torch.equal(layer(rows), layer.missing.expand(2, -1))
 
 
