@@ -1,8 +1,8 @@
 """One model of an MMRec checkout, trained by its own quick_start, one JSON line per epoch (bench_peer.py starts this).
 
-``python benchmarks/mmrec_run.py CHECKOUT CONFIG``: CONFIG is a JSON object with ``model``, ``dataset``, ``threads`` and
-what else MMRec's own config_dict takes. Its working directory must hold a link ``configs`` to the checkout's. After each
-epoch it waits for a line on its input, so that whoever started it decides when it may compute.
+``python benchmarks/mmrec_run.py CHECKOUT CONFIG``: CONFIG is a JSON object with ``model``, ``dataset``, ``threads``
+and what else MMRec's own config_dict takes. Its working directory must hold a link ``configs`` to the checkout's. After
+each epoch it waits for a line on its input, so that whoever started it decides when it may compute.
 
 The checkout is not changed. What it needs of older versions, or imports without using it here, is put in place first:
 the names ``numpy.float`` and ``dok_matrix._update``, and empty modules where image libraries and the like are missing.
@@ -41,7 +41,7 @@ class Empty(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        return type(name, (), {word: None for word in ("NEAREST", "BILINEAR", "BICUBIC", "LANCZOS", "HAMMING", "BOX")})
+        return type(name, (), dict.fromkeys(("NEAREST", "BILINEAR", "BICUBIC", "LANCZOS", "HAMMING", "BOX")))
 
 
 class EmptyFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -50,7 +50,9 @@ class EmptyFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def __init__(self) -> None:
         self.names = tuple(name for name in UNUSED if importlib.util.find_spec(name) is None)
 
-    def find_spec(self, name: str, path: object = None, target: object = None) -> importlib.machinery.ModuleSpec | None:
+    def find_spec(
+        self, name: str, path: object = None, target: object = None
+    ) -> importlib.machinery.ModuleSpec | None:
         return importlib.machinery.ModuleSpec(name, self) if name.split(".")[0] in self.names else None
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:

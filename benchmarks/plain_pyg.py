@@ -65,7 +65,9 @@ class Script:
         edges = torch.stack([self.users, self.items + self.num_users])
         self.data = Data(edge_index=torch.cat([edges, edges.flip(0)], dim=1))
         self.data.num_nodes = self.num_users + self.num_items
-        self.known, self.truth = (torch.zeros(self.num_users, self.num_items, dtype=torch.bool) for _ in range(2))
+        self.known, self.truth = (
+            torch.zeros(self.num_users, self.num_items, dtype=torch.bool) for _ in range(2)
+        )
         self.known[pairs["train"]] = True
         self.truth[pairs["valid"]] = True
         sampler = None if HAS_SAMPLER else CounterNeighborSampler(self.data, options.fan_out, options.seed)
