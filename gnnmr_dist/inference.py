@@ -78,9 +78,9 @@ def _one_layer(
     source = tuple(torch.cat(tensors) for tensors in zip(*chunks, strict=True))
     out = h.new_empty(h.shape)
     for nodes in _slices(graph, rows_at_once, edges_at_once):
-        block = slice_block(graph, nodes, degree).to(h.device)
-        destination = tuple(t[nodes.start : nodes.stop] for t in source)
-        out[nodes.start : nodes.stop] = layer.aggregate(source, destination, block)
+        out[nodes.start : nodes.stop] = layer.aggregate(
+            source, slice_block(graph, nodes, degree).to(h.device)
+        )
     return out
 
 
@@ -105,9 +105,7 @@ def embed_unlinked_items(encoder: Encoder, rows: ItemRows) -> Tensor:
     h = encoder.items(None, rows)
     nothing = torch.zeros(0, dtype=torch.int64, device=h.device)
     degree = h.new_zeros(h.shape[0])
-    block = make_block(
-        torch.zeros(h.shape[0] + 1, dtype=torch.int64, device=h.device), nothing, degree, degree
-    )
+    block = make_block(torch.zeros(h.shape[0] + 1, dtype=torch.int64, device=h.device), nothing, degree)
     layers = [h]
     for layer in encoder.layers:
         h = encoder.activate(layer(h, block))

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from gnnmr_dist.config import ModelSettings, Settings
 from gnnmr_dist.data.steps import StepData
 from gnnmr_dist.distributed.mesh import Mesh
-from gnnmr_dist.losses import bpr_loss, make_peers, mutual_kl_loss, sampled_softmax_loss
+from gnnmr_dist.losses import add_kl_gradient, make_peers, truth_gradient
 from gnnmr_dist.models.encoder import Encoder, make_layer, score_vectors
 from gnnmr_dist.models.inputs import ItemRows, Kind
+from gnnmr_dist.models.scores import row_scores
 from gnnmr_dist.randomness import Purpose, derive
 
 
@@ -96,13 +97,9 @@ def step_scores(model: ModalityModel, data: StepData, rows: ItemRows, settings: 
     bfloat16 = settings.training.precision == "bfloat16"
     with torch.autocast(data.users.device.type, dtype=torch.bfloat16, enabled=bfloat16):
         seeds = model.encoder(data.nodes, rows)
-    seeds = seeds.to(parameter_dtype(settings.training.precision))
-    h = score_vectors(seeds, settings.model.score)
-    users = h[data.users]
-    pairs = [data.positives] if data.negatives is None else [data.positives, data.negatives]
-    columns = [(users * h[places]).sum(dim=1, keepdim=True) for places in pairs]
-    scores = torch.cat([*columns, users @ h[data.candidates].T], dim=1)
-    return scores / settings.model.temperature
+    h = score_vectors(seeds.to(parameter_dtype(settings.training.precision)), settings.model.score)
+    own = [data.positives] if data.negatives is None else [data.positives, data.negatives]
+    return row_scores(h, data.users, own, data.candidates, settings.model.temperature)
 
 
 def presence(present: Tensor, data: StepData) -> Tensor:
@@ -134,8 +131,10 @@ def train_step(
     """
     scores = [step_scores(model, data, own, settings) for model, own in zip(models, rows, strict=True)]
     gathered = mesh.start_gather(torch.stack([s.detach() for s in scores]))
-    truths = [_supervised(own, data, settings) for own in scores]  # while the scores travel
-    loss = settings.loss
+    loss, scale = settings.loss, 1 / data.total
+    truths = [
+        truth_gradient(own, data.masked, loss.supervised, scale) for own in scores
+    ]  # while the scores travel
     peers = make_peers(
         gathered(),
         None if present is None else presence(present, data),
@@ -144,20 +143,15 @@ def train_step(
         temperature=loss.distill_temperature,
     )
     losses = torch.zeros(mesh.num_modalities, 2, dtype=torch.float64, device=mesh.device)
-    for model, own, truth in zip(models, scores, truths, strict=True):
-        kl = mutual_kl_loss(own, peers, data.masked, model.number)
+    for model, own, (truth, grad) in zip(models, scores, truths, strict=True):
+        weight = loss.distill_weight * scale
+        kl = add_kl_gradient(own, peers, data.masked, model.number, weight, grad)
+        losses[model.number, 0], losses[model.number, 1] = truth, kl
         model.optimizer.zero_grad()
-        ((truth + loss.distill_weight * kl) / data.total).backward()
-        losses[model.number, 0], losses[model.number, 1] = truth.detach(), kl.detach()
+        own.backward(grad)
     _update(models, mesh, settings.training.grad_clip)
     mesh.sum_world(losses)
     return losses.cpu() / data.total
-
-
-def _supervised(scores: Tensor, data: StepData, settings: Settings) -> Tensor:
-    if settings.loss.supervised == "bpr":
-        return bpr_loss(scores[:, 0], scores[:, 1], ~data.masked[:, 1])
-    return sampled_softmax_loss(scores, data.masked)
 
 
 def _update(models: Sequence[ModalityModel], mesh: Mesh, grad_clip: float) -> None:

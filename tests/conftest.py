@@ -20,7 +20,7 @@ from jaxtyping import install_import_hook
 # Annotations of these modules are checked at every call. Not the whole package: numba compiles functions of
 # other modules and cannot look through a wrapper.
 MODELS = [
-    f"gnnmr_dist.models.{name}" for name in ("blocks", "encoder", "inputs", "layers")
+    f"gnnmr_dist.models.{name}" for name in ("attention", "blocks", "encoder", "inputs", "layers")
 ]  # kernels are numba's
 MATHEMATICS = ["gnnmr_dist.losses", *MODELS, "gnnmr_dist.ensemble", "gnnmr_dist.metrics"]
 install_import_hook(MATHEMATICS, "beartype.beartype")

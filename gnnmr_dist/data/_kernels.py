@@ -89,6 +89,30 @@ def complement_item(indices: npt.NDArray[np.integer], begin: int, end: int, num_
     return rank + low
 
 
+@numba.njit(inline="always", cache=True)
+def _find(table: Int64Array, word: int) -> int:
+    """The row of hash table [size, 2] whose first number is ``word``, or the empty one (-1) where it belongs."""
+    mask = table.shape[0] - 1
+    place = np.int64((np.uint64(word) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)) & mask
+    while table[place, 0] >= 0 and table[place, 0] != word:
+        place = (place + 1) & mask
+    return place
+
+
+@numba.njit(nogil=True, cache=True)
+def _first_places(words: Int64Array) -> Int64Array:
+    """A hash table [size, 2] from each of ``words`` (not negative) to its first place, a quarter full at most."""
+    size = 16
+    while size < 4 * words.size:
+        size *= 2
+    table = np.full((size, 2), -1, np.int64)
+    for j in range(words.size):
+        place = _find(table, words[j])
+        if table[place, 0] < 0:
+            table[place, 0], table[place, 1] = words[j], j
+    return table
+
+
 @numba.njit(nogil=True, cache=True)
 def mark_known(
     indptr: npt.NDArray[np.integer],
@@ -100,14 +124,18 @@ def mark_known(
     """[B, C]: whether candidates[c] (ascending item numbers) stands in the row of users[b]."""
     count = candidates.size
     out = np.zeros((users.size, count), np.bool_)
+    columns, rows = _first_places(candidates), _first_places(users)
     for b in range(users.size):
+        first = rows[_find(rows, users[b]), 1]
+        if first < b:
+            out[b] = out[first]
+            continue
         begin, end = indptr[users[b]], indptr[users[b] + 1]
-        if end - begin < count:  # look the shorter list up in the longer
+        if end - begin < 8 * count:  # look the row's items up among the candidates, or the other way round
             for entry in range(begin, end):
-                item = indices[entry] - num_users
-                c = _lower_bound(candidates, 0, count, item)
-                if c < count and candidates[c] == item:
-                    out[b, c] = True
+                place = _find(columns, indices[entry] - num_users)
+                if columns[place, 0] >= 0:
+                    out[b, columns[place, 1]] = True
         else:
             for c in range(count):
                 node = candidates[c] + num_users

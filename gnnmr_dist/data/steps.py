@@ -116,9 +116,7 @@ def node_batch(sampled: SampledGraph, num_users: int) -> NodeBatch:
     order[~is_user] = np.arange(num_found, n_id.size)
     degree = torch.from_numpy(sampled.degree.astype(np.float32))
     blocks = tuple(
-        make_block(
-            torch.from_numpy(b.indptr), torch.from_numpy(b.indices), degree[: b.num_src], degree[: b.num_dst]
-        )
+        make_block(torch.from_numpy(b.indptr), torch.from_numpy(b.indices), degree[: b.num_src])
         for b in sampled.blocks
     )
     users, items = torch.from_numpy(n_id[is_user]), torch.from_numpy(n_id[~is_user] - num_users)
@@ -130,7 +128,7 @@ def slice_block(graph: Graph, nodes: range, degree: Tensor) -> Block:
     indptr = np.asarray(graph.indptr[nodes.start : nodes.stop + 1])
     source = np.asarray(graph.indices[indptr[0] : indptr[-1]], dtype=np.int64)
     start = torch.from_numpy(indptr - indptr[0])
-    return make_block(start, torch.from_numpy(source), degree, degree[nodes.start : nodes.stop])
+    return make_block(start, torch.from_numpy(source), degree, nodes.start)
 
 
 def gather_rows(table: FeatureTable, items: Int64Array) -> ItemRows:

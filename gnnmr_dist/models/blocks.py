@@ -6,6 +6,7 @@ Axes: E edges of the block, S source rows, D destination rows, H heads, c channe
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -20,15 +21,14 @@ from gnnmr_dist.models import kernels
 class Block:
     """CSR from destinations to sources: the sources of destination v are ``source[indptr[v]:indptr[v + 1]]``.
 
-    ``destination`` [E] repeats each row number; ``degree_source`` [S] and ``degree_destination`` [D] are degrees in the
-    whole graph (float), of which the block may hold only a sample.
+    Destination v itself is source row ``first`` + v. ``degree`` [S] are degrees in the whole graph (float), of which
+    the block may hold only a sample.
     """
 
     indptr: Tensor
     source: Tensor
-    destination: Tensor
-    degree_source: Tensor
-    degree_destination: Tensor
+    degree: Tensor
+    first: int = 0
 
     @property
     def num_destinations(self) -> int:
@@ -40,35 +40,41 @@ class Block:
         """E."""
         return self.source.numel()
 
+    @property
+    def own(self) -> slice:
+        """The source rows that are the destinations."""
+        return slice(self.first, self.first + self.num_destinations)
+
+    @cached_property
+    def destination(self) -> Tensor:
+        """Each edge's destination, int64 [E]."""
+        rows = torch.arange(self.num_destinations, device=self.indptr.device)
+        return torch.repeat_interleave(rows, self.indptr.diff(), output_size=self.num_edges)
+
     def sampled(self) -> Tensor:
         """Number of edges of every destination in this block, float [D]."""
-        return self.indptr.diff().to(self.degree_destination.dtype)
+        return self.indptr.diff().to(self.degree.dtype)
+
+    def rescale(self) -> Tensor:
+        """deg v / number sampled, float [D]: with it a sum over a uniform sample estimates the whole without bias."""
+        return self.degree[self.own] / self.sampled().clamp(min=1)
 
     def to(self, device: torch.device) -> Block:
         """The same block on a device."""
-        return Block(
-            *(
-                t.to(device, non_blocking=True)
-                for t in (
-                    self.indptr,
-                    self.source,
-                    self.destination,
-                    self.degree_source,
-                    self.degree_destination,
-                )
-            )
+        indptr, source, degree = (
+            t.to(device, non_blocking=True) for t in (self.indptr, self.source, self.degree)
         )
+        return Block(indptr, source, degree, self.first)
 
 
-def make_block(indptr: Tensor, source: Tensor, degree_source: Tensor, degree_destination: Tensor) -> Block:
+def make_block(indptr: Tensor, source: Tensor, degree: Tensor, first: int = 0) -> Block:
     """A block from its CSR arrays; raises ValueError when they do not fit together."""
     num_destinations = indptr.numel() - 1
-    if degree_destination.numel() != num_destinations:
-        raise ValueError(f"{num_destinations} destinations but {degree_destination.numel()} degrees")
-    destination = torch.repeat_interleave(torch.arange(num_destinations, device=indptr.device), indptr.diff())
-    if destination.numel() != source.numel():
-        raise ValueError(f"indptr ends at {destination.numel()} but there are {source.numel()} sources")
-    return Block(indptr, source, destination, degree_source, degree_destination)
+    if first + num_destinations > degree.numel():
+        raise ValueError(f"destinations {first}..{first + num_destinations - 1} but {degree.numel()} degrees")
+    if int(indptr[-1]) != source.numel():
+        raise ValueError(f"indptr ends at {int(indptr[-1])} but there are {source.numel()} sources")
+    return Block(indptr, source, degree, first)
 
 
 class _WeightedSum(Function):
@@ -108,6 +114,11 @@ def compiled(*tensors: Tensor) -> bool:
     )
 
 
+def single(t: Tensor) -> Tensor:
+    """Half precision as float32; anything else as it is."""
+    return t.float() if t.dtype in (torch.bfloat16, torch.float16) else t
+
+
 def _csr_product(indptr: Tensor, column: Tensor, weight: Tensor, x: Tensor) -> Tensor:
     """[D, H, c] from CSR with weights [E, H] and rows x [S, H, c]; D = indptr's rows."""
     shape = (indptr.numel() - 1, x.shape[0])
@@ -131,8 +142,7 @@ def weighted_sum(weight: Tensor, x: Tensor, block: Block) -> Tensor:
     Returns:
         [D, H, c]; zero rows where a destination has no edge. Half precision is summed, and returned, in float32.
     """
-    if x.dtype in (torch.bfloat16, torch.float16):
-        x = x.float()
+    x = single(x)
     weight = weight.to(x.dtype)
     out: Tensor = _WeightedSum.apply(weight, x, block)  # type: ignore[no-untyped-call]
     return out

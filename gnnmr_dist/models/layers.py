@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gnnmr_dist.models.blocks import Block, edge_softmax, weighted_sum
+from gnnmr_dist.models.attention import additive_attention, weighted_by_softmax
+from gnnmr_dist.models.blocks import Block, weighted_sum
 
 Rows = tuple[Tensor, ...]  # tensors with one row per node
 
@@ -26,13 +27,12 @@ class Layer(nn.Module, ABC):
         """What a node contributes, from h [S, d]; row-wise, so any chunking gives the same."""
 
     @abstractmethod
-    def aggregate(self, source: Rows, destination: Rows, block: Block) -> Tensor:
-        """[D, d] from transformed rows of the block's sources and destinations."""
+    def aggregate(self, rows: Rows, block: Block) -> Tensor:
+        """[D, d] from the transformed rows of the block's sources, its destinations among them."""
 
     def forward(self, h: Tensor, block: Block) -> Tensor:
-        """[D, d] from h [S, d] on a block whose destinations are its first D sources."""
-        source = self.transform(h)
-        return self.aggregate(source, tuple(t[: block.num_destinations] for t in source), block)
+        """[D, d] from h [S, d]."""
+        return self.aggregate(self.transform(h), block)
 
 
 def _linear(width: int, identity: bool) -> nn.Linear:
@@ -42,32 +42,6 @@ def _linear(width: int, identity: bool) -> nn.Linear:
     else:
         nn.init.xavier_uniform_(linear.weight)
     return linear
-
-
-def _attend(
-    logits: Tensor,
-    own: Tensor | None,
-    source: Tensor,
-    destination: Tensor,
-    block: Block,
-    degree_scaling: bool,
-) -> Tensor:
-    """Softmax-weighted sum with an optional self-loop, optionally times sqrt(deg v / deg w) per edge.
-
-    A self-loop counts in the degrees, as it does in the softmax. Beside a self-loop, each edge of a sample stands for
-    deg v / number sampled edges of the whole graph: the log of that is added to its logit, so that the loop keeps the
-    share it has when all neighbours are there.
-    """
-    if own is not None:
-        logits = logits + _rescale(block).clamp(min=1).log()[block.destination].unsqueeze(1)
-    weight, own_weight = edge_softmax(logits, block, own)
-    if degree_scaling:
-        loop = 0 if own is None else 1
-        above = (loop + block.degree_destination)[block.destination]
-        below = (loop + block.degree_source)[block.source]
-        weight = weight * (above / below).sqrt().unsqueeze(1)
-    out = weighted_sum(weight, source, block)
-    return out if own_weight is None else out + own_weight.unsqueeze(-1) * destination
 
 
 class GATLayer(Layer):
@@ -99,19 +73,18 @@ class GATLayer(Layer):
         nn.init.xavier_uniform_(self.att_destination)
 
     def transform(self, h: Tensor) -> Rows:
-        """W h [S, H, c] and its two halves of the attention logit, [S, H] each."""
-        x = self.linear(h).unflatten(1, self.att_source.shape)
-        return x, (x * self.att_source).sum(dim=-1), (x * self.att_destination).sum(dim=-1)
+        """W h [S, H, c] and its two halves of the attention logits, [S, 2H]."""
+        x = self.linear(h)
+        both = torch.cat([torch.block_diag(*self.att_source), torch.block_diag(*self.att_destination)])
+        return x.unflatten(1, self.att_source.shape), x @ both.T
 
-    def aggregate(self, source: Rows, destination: Rows, block: Block) -> Tensor:
+    def aggregate(self, rows: Rows, block: Block) -> Tensor:
         """See :class:`Layer`."""
-        logits = functional.leaky_relu(
-            source[1][block.source] + destination[2][block.destination], self.negative_slope
-        )
-        own = None
-        if self.self_loops:
-            own = functional.leaky_relu(destination[1] + destination[2], self.negative_slope)
-        return _attend(logits, own, source[0], destination[0], block, self.degree_scaling).flatten(1)
+        x, halves = rows
+        loop, slope = self.self_loops, self.negative_slope
+        return additive_attention(
+            x, halves, block, loop=loop, slope=slope, degree_scaling=self.degree_scaling
+        ).flatten(1)
 
 
 class GATv2Layer(Layer):
@@ -140,19 +113,15 @@ class GATv2Layer(Layer):
         shape = self.att.shape
         return self.linear(h).unflatten(1, shape), self.linear_destination(h).unflatten(1, shape)
 
-    def aggregate(self, source: Rows, destination: Rows, block: Block) -> Tensor:
+    def aggregate(self, rows: Rows, block: Block) -> Tensor:
         """See :class:`Layer`."""
-        logits = self._logits(source[0][block.source] + destination[1][block.destination])
-        own = self._logits(destination[0] + destination[1]) if self.self_loops else None
-        return _attend(logits, own, source[0], destination[0], block, self.degree_scaling).flatten(1)
+        x, there = rows[0], rows[1][block.own]
+        logits = self._logits(x[block.source] + there[block.destination])
+        own = self._logits(x[block.own] + there) if self.self_loops else None
+        return weighted_by_softmax(logits, own, x, block, self.degree_scaling).flatten(1)
 
     def _logits(self, x: Tensor) -> Tensor:
         return (functional.leaky_relu(x, self.negative_slope) * self.att).sum(dim=-1)
-
-
-def _rescale(block: Block) -> Tensor:
-    """deg v / number sampled, float [D]: makes a sum over a uniform sample an unbiased estimate of the whole sum."""
-    return block.degree_destination / block.sampled().clamp(min=1)
 
 
 class GCNLayer(Layer):
@@ -166,12 +135,12 @@ class GCNLayer(Layer):
         """W h [S, d]."""
         return (self.linear(h),)
 
-    def aggregate(self, source: Rows, destination: Rows, block: Block) -> Tensor:
+    def aggregate(self, rows: Rows, block: Block) -> Tensor:
         """See :class:`Layer`."""
-        right = (1 + block.degree_source).rsqrt()[block.source]
-        left = ((1 + block.degree_destination).rsqrt() * _rescale(block))[block.destination]
-        out = weighted_sum((left * right).unsqueeze(1), source[0].unsqueeze(1), block).flatten(1)
-        return out + destination[0] / (1 + block.degree_destination).unsqueeze(1)
+        norm = (1 + block.degree).rsqrt()
+        weight = norm[block.source] * (norm[block.own] * block.rescale())[block.destination]
+        out = weighted_sum(weight.unsqueeze(1), rows[0].unsqueeze(1), block).flatten(1)
+        return out + rows[0][block.own] / (1 + block.degree[block.own]).unsqueeze(1)
 
 
 class SAGELayer(Layer):
@@ -186,10 +155,10 @@ class SAGELayer(Layer):
         """W_2 h and W_1 h, [S, d] each."""
         return self.linear(h), self.linear_self(h)
 
-    def aggregate(self, source: Rows, destination: Rows, block: Block) -> Tensor:
+    def aggregate(self, rows: Rows, block: Block) -> Tensor:
         """See :class:`Layer`."""
         weight = (1 / block.sampled().clamp(min=1))[block.destination].unsqueeze(1)
-        return weighted_sum(weight, source[0].unsqueeze(1), block).flatten(1) + destination[1]
+        return weighted_sum(weight, rows[0].unsqueeze(1), block).flatten(1) + rows[1][block.own]
 
 
 class LightGCNLayer(Layer):
@@ -199,8 +168,8 @@ class LightGCNLayer(Layer):
         """H itself."""
         return (h,)
 
-    def aggregate(self, source: Rows, destination: Rows, block: Block) -> Tensor:
+    def aggregate(self, rows: Rows, block: Block) -> Tensor:
         """See :class:`Layer`."""
-        right = block.degree_source.clamp(min=1).rsqrt()[block.source]
-        left = (block.degree_destination.clamp(min=1).rsqrt() * _rescale(block))[block.destination]
-        return weighted_sum((left * right).unsqueeze(1), source[0].unsqueeze(1), block).flatten(1)
+        norm = block.degree.clamp(min=1).rsqrt()
+        weight = norm[block.source] * (norm[block.own] * block.rescale())[block.destination]
+        return weighted_sum(weight.unsqueeze(1), rows[0].unsqueeze(1), block).flatten(1)

@@ -103,7 +103,7 @@ def test_slices_of_the_graph_are_its_rows() -> None:
             assert np.array_equal(
                 found, GRAPH.indices[GRAPH.indptr[start + row] : GRAPH.indptr[start + row + 1]]
             )
-        assert torch.equal(block.degree_destination, block.sampled())
+        assert torch.equal(block.degree[block.own], block.sampled())
 
 
 def test_gathered_rows_are_those_of_the_items() -> None:

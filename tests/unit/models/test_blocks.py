@@ -106,7 +106,7 @@ def test_edge_softmax_of_extreme_logits_is_finite(with_self: bool) -> None:
 
 def test_edge_softmax_without_edges() -> None:
     empty = torch.zeros(0, dtype=torch.int64)
-    block = make_block(torch.zeros(3, dtype=torch.int64), empty, torch.zeros(2), torch.zeros(2))
+    block = make_block(torch.zeros(3, dtype=torch.int64), empty, torch.zeros(2))
     weight, own = edge_softmax(torch.zeros(0, 1), block, torch.tensor([[5.0], [-5.0]]))
     assert weight.shape == (0, 1)
     assert own is not None
@@ -115,11 +115,11 @@ def test_edge_softmax_without_edges() -> None:
 
 def test_make_block_refuses_arrays_that_do_not_fit() -> None:
     indptr, source, degree = torch.tensor([0, 1, 3]), torch.tensor([0, 1, 0]), torch.ones(2)
-    block = make_block(indptr, source, degree, degree)
+    block = make_block(indptr, source, degree)
     assert block.destination.tolist() == [0, 1, 1]
     assert block.sampled().tolist() == [1, 2]
     assert (block.num_destinations, block.num_edges) == (2, 3)
     with pytest.raises(ValueError, match="degrees"):
-        make_block(indptr, source, degree, torch.ones(3))
+        make_block(indptr, source, torch.ones(1))
     with pytest.raises(ValueError, match="sources"):
-        make_block(indptr, source[:2], degree, degree)
+        make_block(indptr, source[:2], degree)

@@ -123,7 +123,7 @@ def test_a_uniform_sample_estimates_the_whole_sum_without_bias(layer: Layer) -> 
     degree = torch.tensor([5.0, 1, 2, 3, 4, 5])
 
     def row(sources: tuple[int, ...]) -> Tensor:
-        block = make_block(torch.tensor([0, len(sources)]), torch.tensor(sources), degree, degree[:1])
+        block = make_block(torch.tensor([0, len(sources)]), torch.tensor(sources), degree)
         return layer(h, block)
 
     samples = torch.stack([row(chosen) for chosen in combinations(range(1, 6), 2)])
@@ -134,9 +134,7 @@ def test_a_uniform_sample_estimates_the_whole_sum_without_bias(layer: Layer) -> 
     "layer", [GATLayer(WIDTH), GATLayer(WIDTH, self_loops=False), GATv2Layer(WIDTH), GCNLayer(WIDTH)]
 )
 def test_nodes_without_neighbours_stay_finite(layer: Layer) -> None:
-    block = make_block(
-        torch.zeros(4, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), torch.zeros(3), torch.zeros(3)
-    )
+    block = make_block(torch.zeros(4, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), torch.zeros(3))
     h = torch.randn(3, WIDTH, requires_grad=True)
     out = layer(h, block)
     out.sum().backward()
@@ -164,8 +162,6 @@ def test_a_self_loop_keeps_its_share_in_a_sample(layer_type: type[Layer]) -> Non
             torch.nn.init.zeros_(parameter)
     h = torch.zeros(3, 4)
     h[0] = 1.0  # node 0 has degree 10, of which 2 neighbours (rows 1 and 2, zeros) are sampled
-    block = make_block(
-        torch.tensor([0, 2]), torch.tensor([1, 2]), torch.tensor([10.0, 1.0, 1.0]), torch.tensor([10.0])
-    )
+    block = make_block(torch.tensor([0, 2]), torch.tensor([1, 2]), torch.tensor([10.0, 1.0, 1.0]))
     share = layer(h, block) / layer.transform(h)[0][:1].flatten(1)
     torch.testing.assert_close(share, torch.full((1, 4), 1 / 11))  # as with all ten, not 1 / 3
