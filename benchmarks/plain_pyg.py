@@ -127,7 +127,7 @@ def main() -> None:
         for rows in torch.randperm(script.users.numel()).split(options.batch_size):
             script.step(script.users[rows], script.items[rows])
         seconds = time.perf_counter() - started
-        tell(epoch, seconds, script.recall(), sampler="PyG" if HAS_SAMPLER else "CounterNeighborSampler")
+        tell(epoch, seconds, script.recall(), sampler="PyG" if HAS_SAMPLER else "this package")
 
 
 if __name__ == "__main__":
