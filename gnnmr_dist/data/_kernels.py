@@ -13,11 +13,13 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from gnnmr_dist.randomness import absorb, bounded, mix64
+from gnnmr_dist.randomness import absorb, bounded
 
 Int32Array = npt.NDArray[np.int32]
 Int64Array = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
+
+_AT_ONCE = 1024  # look-ups at random places done together, so that the processor waits for many at a time
 
 
 def read_only(array: npt.NDArray[np.integer]) -> npt.NDArray[np.integer]:
@@ -25,12 +27,6 @@ def read_only(array: npt.NDArray[np.integer]) -> npt.NDArray[np.integer]:
     view = np.asarray(array).view(np.ndarray)
     view.flags.writeable = False
     return view
-
-
-@numba.njit(inline="always", cache=True)
-def draw(state: np.uint64, j: int, n: int) -> np.int64:
-    """Draw j of the stream that starts at ``state``, uniform on 0..n-1 (SplitMix64's j-th output)."""
-    return bounded(mix64(state + np.uint64(j + 1) * np.uint64(0x9E3779B97F4A7C15)), np.uint64(n))
 
 
 @numba.njit(inline="always", cache=True)
@@ -93,29 +89,6 @@ def complement_item(indices: npt.NDArray[np.integer], begin: int, end: int, num_
     return rank + low
 
 
-@numba.njit(nogil=True, cache=True)
-def draw_distinct(key: np.uint64, count: int, n: int) -> Int64Array:
-    """``count`` distinct numbers of 0..n-1, ascending, every subset equally likely (Floyd; Bentley 1987)."""
-    size = 16
-    while size < 4 * count:
-        size *= 2
-    taken = np.full(size, -1, np.int64)  # open addressing
-    out = np.empty(count, np.int64)
-    for j in range(count):
-        top = n - count + j
-        value = draw(key, j, top + 1)
-        for _ in range(2):
-            place = np.int64(mix64(np.uint64(value)) & np.uint64(size - 1))
-            while taken[place] >= 0 and taken[place] != value:
-                place = (place + 1) & (size - 1)
-            if taken[place] < 0:
-                break
-            value = top  # the draw was taken already; top itself cannot be
-        taken[place] = value
-        out[j] = value
-    return np.sort(out)
-
-
 @numba.njit(inline="always", cache=True)
 def _find(table: Int64Array, word: int) -> int:
     """The row of hash table [size, 2] whose first number is ``word``, or the empty one (-1) where it belongs."""
@@ -167,23 +140,23 @@ def mark_known(
 
 
 @numba.njit(nogil=True, cache=True)
-def label_seeds(seeds: Int64Array, local: Int32Array) -> int:
-    """Number the seeds 0.. in ``local``; the place of the first seed that stands twice, or -1."""
+def label_seeds(seeds: Int64Array, numbers: Int32Array, base: int) -> int:
+    """Give the seeds the numbers ``base``.. in order; the place of the first seed that stands twice, or -1."""
     for j in range(seeds.size):
-        if local[seeds[j]] >= 0:
+        if numbers[seeds[j]] >= base:
             return j
-        local[seeds[j]] = j
+        numbers[seeds[j]] = base + j
     return -1
 
 
 @numba.njit(nogil=True, cache=True)
-def row_bounds(indptr: npt.NDArray[np.integer], nodes: Int64Array) -> tuple[Int64Array, Int64Array]:
-    """First entry and length of every node's row, each [n]."""
-    start, length = np.empty(nodes.size, np.int64), np.empty(nodes.size, np.int64)
+def row_bounds(
+    indptr: npt.NDArray[np.integer], nodes: Int64Array, start: Int64Array, length: Int64Array
+) -> None:
+    """First entry and length of every node's row, into ``start`` and ``length`` [n]."""
     for j in range(nodes.size):
         start[j] = indptr[nodes[j]]
         length[j] = indptr[nodes[j] + 1] - start[j]
-    return start, length
 
 
 @numba.njit(nogil=True, cache=True)
@@ -192,52 +165,6 @@ def sample_pointers(remaining: Int64Array, fan_out: int) -> Int64Array:
     out = np.zeros(remaining.size + 1, np.int64)
     for j in range(remaining.size):
         out[j + 1] = out[j] + (remaining[j] if fan_out < 0 else min(fan_out, remaining[j]))
-    return out
-
-
-@numba.njit(inline="always", cache=True)
-def _choose_ranks(
-    state: np.uint64, chosen: Int32Array, out: Int64Array, begin: int, count: int, n: int
-) -> None:
-    """``count`` distinct ranks of 0..n-1 into out[begin:], ascending (Floyd, then each to its order)."""
-    for j in range(count):
-        value = np.int32(draw(state, j, n - count + j + 1))
-        taken = False
-        for i in range(j):
-            taken |= chosen[i] == value
-        chosen[j] = n - count + j if taken else value
-    for j in range(count):
-        value = chosen[j]
-        place = begin
-        for i in range(count):
-            place += chosen[i] < value
-        out[place] = value
-
-
-@numba.njit(nogil=True, cache=True)
-def draw_entries(
-    nodes: Int64Array,
-    start: Int64Array,
-    remaining: Int64Array,
-    sample_ptr: Int64Array,
-    key: np.uint64,
-    max_fan_out: int,
-) -> Int64Array:
-    """Sampled places of every node's row as start + rank, ascending in each row, without replacement.
-
-    ``nodes`` keys the draws; row j of the answer is ``sample_ptr[j]:sample_ptr[j+1]``.
-    """
-    out = np.empty(sample_ptr[nodes.size], np.int64)
-    chosen = np.empty(max(max_fan_out, 0), np.int32)
-    for j in range(nodes.size):
-        begin, count = sample_ptr[j], sample_ptr[j + 1] - sample_ptr[j]
-        if count < remaining[j]:
-            _choose_ranks(absorb(key, np.uint64(nodes[j])), chosen, out, begin, count, remaining[j])
-        else:
-            for i in range(count):
-                out[begin + i] = i
-        for i in range(begin, begin + count):
-            out[i] += start[j]
     return out
 
 
@@ -262,30 +189,34 @@ def skip_excluded(
 
 @numba.njit(nogil=True, cache=True)
 def label_sources(
-    indices: npt.NDArray[np.integer], entries: Int64Array, local: Int32Array, known: int, found: Int64Array
+    indices: npt.NDArray[np.integer],
+    entries: Int64Array,
+    numbers: Int32Array,
+    base: int,
+    known: int,
+    found: Int64Array,
 ) -> int:
     """Turn entries, in place, into local numbers of their nodes; the number of new nodes.
 
-    New nodes are numbered from ``known`` on in order of discovery, which is the order of ``found``.
+    Node v is known if ``numbers[v] >= base``, and its local number is the difference. New nodes are numbered from
+    ``known`` on in order of discovery, which is the order of ``found``; that has room for one more than can be new,
+    since every node is written there first: a branch on whether it is new would be a guess each time.
     """
-    new = 0
-    for j in range(entries.size):
-        v = indices[entries[j]]
-        number = local[v]
-        if number < 0:
-            number = known + new
-            local[v] = number
-            found[new] = v
-            new += 1
-        entries[j] = number
+    nodes, new = np.empty(_AT_ONCE, np.int32), 0
+    for first in range(0, entries.size, _AT_ONCE):
+        part = entries[first : first + _AT_ONCE]
+        for j in range(part.size):
+            nodes[j] = indices[part[j]]
+        for j in range(part.size):  # fetched for the loop below, where each waits for the one before
+            part[j] = numbers[nodes[j]]
+        for j in range(part.size):
+            number = np.int64(numbers[nodes[j]])
+            is_new = number < base
+            found[new] = nodes[j]
+            numbers[nodes[j]] = base + known + new if is_new else number
+            part[j] = known + new if is_new else number - base
+            new += 1 if is_new else 0
     return new
-
-
-@numba.njit(nogil=True, cache=True)
-def forget(nodes: Int64Array, table: Int32Array) -> None:
-    """Set ``table`` back to -1 at ``nodes``."""
-    for j in range(nodes.size):
-        table[nodes[j]] = -1
 
 
 @numba.njit(nogil=True, cache=True)

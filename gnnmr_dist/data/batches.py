@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from gnnmr_dist.data._kernels import draw_distinct, draw_negatives, mark_known, read_only
+from gnnmr_dist.data._draws import draw_distinct
+from gnnmr_dist.data._kernels import draw_negatives, mark_known, read_only
 from gnnmr_dist.data.graph import Graph
 from gnnmr_dist.randomness import Purpose, derive, permuted
 

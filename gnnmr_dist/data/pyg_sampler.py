@@ -23,7 +23,7 @@ from torch_geometric.sampler import (
 )
 from torch_geometric.sampler.neighbor_sampler import edge_sample, node_sample
 
-from gnnmr_dist.data import _kernels
+from gnnmr_dist.data import _draws, _kernels
 from gnnmr_dist.data.graph import Graph
 from gnnmr_dist.data.sampling import Block, Edges, SampledGraph, TablePool, check_fan_outs, find_exclusion
 from gnnmr_dist.errors import InputError
@@ -106,22 +106,23 @@ class CounterNeighborSampler(BaseSampler):  # type: ignore[misc]
     def _sample(self, seeds: torch.Tensor, key: int) -> SamplerOutput:
         indptr, indices = _kernels.read_only(self._indptr), _kernels.read_only(self._indices)
         frontier = seeds.numpy().astype(np.int64)
-        local = self._tables.take(frontier)
+        table = self._tables.take(frontier)
         nodes, rows, columns, edges, known = [frontier], [], [], [], frontier.size
         for hop, fan_out in enumerate(self.num_neighbors):
-            start, degree = _kernels.row_bounds(indptr, frontier)
+            start, degree = np.empty_like(frontier), np.empty_like(frontier)
+            _kernels.row_bounds(indptr, frontier, start, degree)
             ptr = _kernels.sample_pointers(degree, fan_out)
             hop_key = _kernels.fold(np.uint64(key), np.array([hop]))
-            entries = _kernels.draw_entries(frontier, start, degree, ptr, np.uint64(hop_key), fan_out)
+            entries = _draws.draw_entries(frontier, start, degree, ptr, np.uint64(hop_key), fan_out)
             columns.append(np.repeat(np.arange(known - frontier.size, known), np.diff(ptr)))
             edges.append(entries.copy())
-            found = np.empty(min(entries.size, self.num_nodes - known), np.int64)
-            num_found = _kernels.label_sources(indices, entries, local, known, found)
+            found = np.empty(min(entries.size, self.num_nodes - known) + 1, np.int64)
+            num_found = _kernels.label_sources(indices, entries, table.numbers, table.base, known, found)
             rows.append(entries)
             frontier = found[:num_found]
             nodes.append(frontier)
             known += num_found
-        self._tables.give(local, np.concatenate(nodes))
+        self._tables.give(table, known)
         return SamplerOutput(
             node=_tensor(nodes),
             row=_tensor(rows),

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from gnnmr_dist.data import _kernels
+from gnnmr_dist.data import _draws, _kernels
 from gnnmr_dist.data.graph import Graph
 from gnnmr_dist.randomness import Purpose, derive
 
@@ -97,75 +97,92 @@ def _check_range(name: str, ids: Int64Array, bound: int) -> None:
         raise ValueError(f"{name} must lie in 0..{bound - 1}")
 
 
-class _Expansion:
-    """The state of one call: nodes found so far, their rows, and what is excluded from them."""
+@dataclass
+class NodeTable:
+    """Node -> local number within one call: node v is known if ``numbers[v] >= base``, and has the difference.
 
-    def __init__(
-        self, graph: Graph, n_id: Int64Array, exclusion: Exclusion, local: npt.NDArray[np.int32]
-    ) -> None:
-        self.indptr, self.indices = _kernels.read_only(graph.indptr), _kernels.read_only(graph.indices)
-        self.exclusion, self.local = exclusion, local
-        self.n_id = n_id[:0]
-        self.start = self.remaining = np.empty(0, np.int64)
-        self._append(n_id)
+    The next call takes a base above all numbers given out, so nothing need be cleared.
+    """
 
-    def _append(self, found: Int64Array) -> None:
-        """Take up newly found nodes (labelled in ``local`` already)."""
-        known = self.n_id.size
-        start, remaining = _kernels.row_bounds(self.indptr, found)
-        rows = self.local[self.exclusion.nodes].astype(np.int64) - known
-        new = rows >= 0
-        remaining[rows[new]] -= np.diff(self.exclusion.ptr)[new]
-        self.n_id = np.concatenate([self.n_id, found])
-        self.start = np.concatenate([self.start, start])
-        self.remaining = np.concatenate([self.remaining, remaining])
+    numbers: npt.NDArray[np.int32]
+    base: int
 
-    def hop(self, fan_out: int, key: np.uint64) -> Block:
-        """Expand every node known so far."""
-        num_dst = self.n_id.size
-        ptr = _kernels.sample_pointers(self.remaining, fan_out)
-        entries = _kernels.draw_entries(self.n_id, self.start, self.remaining, ptr, key, fan_out)
-        exclusion = self.exclusion
-        rows = self.local[exclusion.nodes].astype(np.int64)
-        _kernels.skip_excluded(rows, exclusion.ptr, exclusion.entries, ptr, entries)
-        found = np.empty(min(entries.size, self.local.size - num_dst), np.int64)
-        num_found = _kernels.label_sources(self.indices, entries, self.local, num_dst, found)
-        self._append(found[:num_found])
-        return Block(ptr, entries, num_dst, self.n_id.size)
+    def local(self, nodes: Int64Array) -> Int64Array:
+        """Local numbers of ``nodes`` [k], negative where not known."""
+        return self.numbers[nodes].astype(np.int64) - self.base
 
 
 class TablePool:
-    """Tables node number -> local number, int32 [N], -1 everywhere while in the pool.
+    """Tables node -> local number, 4 bytes per node, for calls on one graph.
 
     Taking and giving back are atomic, so threads may share a pool; it grows to as many tables as were ever in
-    use at once. Giving back costs only the nodes touched.
+    use at once.
     """
 
     def __init__(self, num_nodes: int) -> None:
         self.num_nodes = num_nodes
-        self._spare: list[npt.NDArray[np.int32]] = []
+        self._spare: list[NodeTable] = []
 
-    def take(self, seeds: Int64Array) -> npt.NDArray[np.int32]:
-        """A table in which the seeds are numbered 0.. in order.
+    def take(self, seeds: Int64Array) -> NodeTable:
+        """A table in which the seeds are numbered 0.. in order, and nothing else.
 
         Raises:
             ValueError: a seed stands twice or is out of range.
         """
         _check_range("seeds", seeds, self.num_nodes)
         try:
-            local = self._spare.pop()
+            table = self._spare.pop()
         except IndexError:
-            local = np.full(self.num_nodes, -1, np.int32)
-        twice = _kernels.label_seeds(seeds, local)
+            table = NodeTable(np.zeros(self.num_nodes, np.int32), 1)
+        twice = _kernels.label_seeds(seeds, table.numbers, table.base)
         if twice >= 0:
-            self.give(local, seeds[:twice])
+            self.give(table, twice)
             raise ValueError(f"seed {seeds[twice]} stands twice")
-        return local
+        return table
 
-    def give(self, local: npt.NDArray[np.int32], touched: Int64Array) -> None:
-        """Clear the table at ``touched``, all nodes it numbers, and put it back."""
-        _kernels.forget(touched, local)
-        self._spare.append(local)
+    def give(self, table: NodeTable, used: int) -> None:
+        """Put a table back in which ``used`` nodes are numbered; from here on it knows none."""
+        table.base += used
+        if table.base > np.iinfo(np.int32).max - self.num_nodes:
+            table.numbers.fill(0)
+            table.base = 1
+        self._spare.append(table)
+
+
+class _Expansion:
+    """The state of one call: nodes found so far, their rows, and what is excluded from them."""
+
+    def __init__(self, graph: Graph, n_id: Int64Array, exclusion: Exclusion, table: NodeTable) -> None:
+        self.indptr, self.indices = _kernels.read_only(graph.indptr), _kernels.read_only(graph.indices)
+        self.exclusion, self.table = exclusion, table
+        self.n_id = self.start = self.remaining = np.empty(0, np.int64)
+        self._take_up(n_id)
+
+    def _take_up(self, n_id: Int64Array) -> None:
+        """Look the rows of newly found nodes up; ``n_id`` are all nodes, the new ones last and numbered already."""
+        known = self.n_id.size
+        start, remaining = np.empty(n_id.size, np.int64), np.empty(n_id.size, np.int64)
+        start[:known], remaining[:known] = self.start, self.remaining
+        _kernels.row_bounds(self.indptr, n_id[known:], start[known:], remaining[known:])
+        rows = self.table.local(self.exclusion.nodes)
+        new = rows >= known
+        remaining[rows[new]] -= np.diff(self.exclusion.ptr)[new]
+        self.n_id, self.start, self.remaining = n_id, start, remaining
+
+    def hop(self, fan_out: int, key: np.uint64) -> Block:
+        """Expand every node known so far."""
+        num_dst, table, exclusion = self.n_id.size, self.table, self.exclusion
+        ptr = _kernels.sample_pointers(self.remaining, fan_out)
+        entries = _draws.draw_entries(self.n_id, self.start, self.remaining, ptr, key, fan_out)
+        rows = table.local(exclusion.nodes)
+        _kernels.skip_excluded(rows, exclusion.ptr, exclusion.entries, ptr, entries)
+        n_id = np.empty(min(num_dst + entries.size, table.numbers.size) + 1, np.int64)
+        n_id[:num_dst] = self.n_id
+        new = _kernels.label_sources(
+            self.indices, entries, table.numbers, table.base, num_dst, n_id[num_dst:]
+        )
+        self._take_up(n_id[: num_dst + new])
+        return Block(ptr, entries, num_dst, self.n_id.size)
 
 
 def check_fan_outs(num_neighbors: Sequence[int]) -> tuple[int, ...]:
@@ -210,13 +227,13 @@ class NeighborSampling:
         """
         n_id = np.array(seeds, dtype=np.int64)
         exclusion = find_exclusion(self.graph, excluded)
-        local = self._tables.take(n_id)
-        expansion = _Expansion(self.graph, n_id, exclusion, local)
+        table = self._tables.take(n_id)
+        expansion = _Expansion(self.graph, n_id, exclusion, table)
         blocks = tuple(
             expansion.hop(fan_out, np.uint64(derive(self.seed, Purpose.NEIGHBOURS, epoch, step, hop)))
             for hop, fan_out in enumerate(self.num_neighbors)
         )
-        self._tables.give(local, expansion.n_id)
+        self._tables.give(table, expansion.n_id.size)
         return SampledGraph(expansion.n_id, blocks, expansion.remaining)
 
 
@@ -227,6 +244,8 @@ def full_blocks(graph: Graph, num_layers: int, excluded: Edges | None = None) ->
         ValueError: ``excluded`` is malformed.
     """
     nodes = np.arange(graph.num_nodes, dtype=np.int64)
-    expansion = _Expansion(graph, nodes, find_exclusion(graph, excluded), nodes.astype(np.int32))
+    expansion = _Expansion(
+        graph, nodes, find_exclusion(graph, excluded), NodeTable(nodes.astype(np.int32), 0)
+    )
     block = expansion.hop(-1, np.uint64(0))
     return SampledGraph(expansion.n_id, (block,) * num_layers, expansion.remaining)

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from gnnmr_dist.data._kernels import complement_item, draw_distinct
+from gnnmr_dist.data._draws import draw_distinct
+from gnnmr_dist.data._kernels import complement_item
 from gnnmr_dist.data.batches import GlobalBatch, global_batch, known_candidates, slice_rows, steps_per_epoch
 from gnnmr_dist.data.graph import Graph, build_graph
 

@@ -15,8 +15,9 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import chisquare
+from scipy.stats import chi2, chisquare
 
+from gnnmr_dist.data import _draws
 from gnnmr_dist.data.graph import Graph, build_graph
 from gnnmr_dist.data.sampling import Block, NeighborSampling, SampledGraph, full_blocks
 
@@ -123,6 +124,61 @@ def test_neighbours_that_remain_after_exclusion_are_uniform() -> None:
     assert chisquare(counts[[1, 2, 3, 6, 7]]).pvalue > 1e-3
 
 
+# 40 neighbours fit one word of taken ranks, 200 several, 2,080 more than LARGEST_BIT_SET: each another way to choose.
+@pytest.mark.parametrize("num_items", [40, 200, 2080])
+@pytest.mark.parametrize("every", [0, 8])  # each user's items 0, 8, 16.. are excluded
+def test_every_neighbour_and_every_pair_is_equally_likely(num_items: int, every: int) -> None:
+    num_users, fan_out = 400, 10
+    users, items = np.divmod(np.arange(num_users * num_items), num_items)
+    graph = build_graph(users, items, num_users, num_items)
+    out = items % every == 0 if every else np.zeros(items.size, bool)
+    rest = np.setdiff1d(np.arange(num_items), items[out])
+    singles, pairs, bins = np.zeros(num_items, np.int64), np.zeros((5, 5), np.int64), 5
+    for step in range(60):
+        for k, seed in ((fan_out, 1), (2, 2)):
+            sampled = NeighborSampling(graph, [k], seed).sample(
+                np.arange(num_users), 0, step, (users[out], items[out])
+            )
+            drawn = sampled.n_id[sampled.blocks[0].indices].reshape(num_users, k) - num_users
+            if k == fan_out:
+                singles += np.bincount(drawn.ravel(), minlength=num_items)
+            else:
+                a, b = (np.searchsorted(rest, drawn) * bins // rest.size).T
+                np.add.at(pairs, (a, b), 1)
+    assert singles.sum() == singles[rest].sum() == 60 * num_users * fan_out
+    # Draws of one row exclude each other, which makes counts steadier than independent ones by this factor.
+    steadier = (rest.size - fan_out) / (rest.size - 1)
+    assert 1e-4 < chi2.sf(chisquare(singles[rest]).statistic / steadier, rest.size - 1) < 1 - 1e-4
+    size = rest.size // bins
+    expected = np.triu(np.full((bins, bins), size * size), 1) + np.diag(np.full(bins, size * (size - 1) // 2))
+    upper = np.triu_indices(bins)
+    assert pairs[np.tril_indices(bins, -1)].sum() == 0  # ascending
+    assert chisquare(pairs[upper], expected[upper] * (pairs.sum() / expected.sum())).pvalue > 1e-4
+
+
+def test_three_ways_to_choose_ranks_choose_the_same() -> None:
+    def chosen(n: int, count: int, state: int) -> list[list[int]]:
+        values, room = np.empty(count, np.int64), np.empty(count, np.int32)
+        words, before = np.empty(32, np.uint64), np.empty(32, np.int64)
+        outs = [np.full(count + 2, -1) for _ in range(3)]
+        if n <= _draws.WORD:
+            _draws.ranks_in_word(np.uint64(state), values, outs[0], 1, count, n, 100)
+        _draws.ranks_in_words(np.uint64(state), values, words, before, outs[1], 1, count, n, 100)
+        _draws.ranks_searched(np.uint64(state), room, outs[2], 1, count, n, 100)
+        return [out.tolist() for out in outs[(0 if n <= _draws.WORD else 1) :]]
+
+    random = np.random.default_rng(3)
+    for n in (2, 3, 20, 63, 64, 65, 128, 129, 2047, 2048):
+        for count in sorted({1, min(n - 1, 10), min(n - 1, 40)}):
+            for _ in range(20):
+                first, *others = chosen(n, count, int(random.integers(0, 2**63)))
+                assert all(other == first for other in others)
+                assert first[0] == first[-1] == -1  # nothing beside its place
+                ranks = [rank - 100 for rank in first[1:-1]]
+                assert ranks == sorted(set(ranks))
+                assert 0 <= ranks[0] <= ranks[-1] < n
+
+
 def test_what_a_seed_sees_does_not_depend_on_the_other_seeds() -> None:
     graph = random_graph(4, 60, 50, 0.3)
     sampling, excluded = NeighborSampling(graph, [3, 4, 2], 3), (np.arange(20), np.arange(20))
@@ -169,6 +225,18 @@ def test_another_process_draws_the_same() -> None:
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     here = NeighborSampling(random_graph(1, 40, 30, 0.4), [3, 3], 9).sample(np.arange(9), 1, 2)
     assert out.strip() == hashlib.sha256(b"".join(b.indices.tobytes() for b in here.blocks)).hexdigest()
+
+
+def test_numbers_that_run_out_start_anew() -> None:
+    graph = random_graph(6, 300, 200, 0.2)
+    seeds, sampling = np.arange(50), NeighborSampling(graph, [5, 5], 3)
+    expected = digest(sampling.sample(seeds, 0, 0))
+    (table,) = sampling._tables._spare
+    table.base = 2**31 - 1 - graph.num_nodes  # the largest that leaves room for every node
+    table.numbers[:] = table.base - 1
+    assert digest(sampling.sample(seeds, 0, 0)) == expected
+    assert table.base == 1
+    assert digest(sampling.sample(seeds, 0, 0)) == expected
 
 
 def test_memory_does_not_grow() -> None:
