@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from gnnmr_dist.data.categories import bag, category, code_column
+from gnnmr_dist.data.columns import first_row, id_column, number, plain, unique_ids
 from gnnmr_dist.data.recipe import (
     MODALITY_NAME,
     BagModality,
@@ -21,7 +22,7 @@ from gnnmr_dist.data.recipe import (
     DenseModality,
     Modality,
 )
-from gnnmr_dist.data.tables import Source, first_row, id_column, number, plain, unique_ids
+from gnnmr_dist.data.tables import Source
 from gnnmr_dist.data.writer import ModalityData
 from gnnmr_dist.errors import bad_input
 

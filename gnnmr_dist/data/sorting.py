@@ -1,0 +1,138 @@
+"""Interactions put in (user, item) order and rid of repeated pairs, in memory that follows users and items only.
+
+First every row goes to the bucket of its user: buckets are ranges of the columns, each written from its beginning to
+its end. Then each bucket, about ``BUCKET_ROWS`` rows of neighbouring users, is sorted in memory. Both steps keep the
+file's order among equal pairs.
+"""
+
+# Numba's decorators carry no types.
+# mypy: disable-error-code="untyped-decorator,no-any-return"
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from gnnmr_dist.data.raw import Columns
+from gnnmr_dist.data.scratch import blocks, scratch
+
+BUCKET_ROWS = 1 << 20
+_DIGIT = 11  # bits sorted by in one go: 2048 counters stay in the first-level cache
+
+IntArray = npt.NDArray[np.integer]
+BoolArray = npt.NDArray[np.bool_]
+
+
+def in_order(raw: Columns, user_rank: IntArray, item_rank: IntArray, keep: str) -> tuple[Columns, int | None]:
+    """The rows by (user, item), of a repeated pair only the ``keep`` ("first" or "last") of the file.
+
+    The numbers of ``raw`` give way to their ranks (``user_rank[number]``). Rows that are not ``enough`` are dropped
+    after that. Also the first row of the file that repeats an earlier one's pair, or None.
+    """
+    buckets = _Buckets(raw.users, user_rank)
+    out = raw.each(lambda column: scratch(column.size, column.dtype))
+    for block, place in buckets.places():
+        out.users[place] = user_rank[raw.users[block]]
+        out.items[place] = item_rank[raw.items[block]]
+        for name in ("times", "weights", "parts", "enough"):
+            if (column := getattr(raw, name)) is not None:
+                getattr(out, name)[place] = column[block]
+    end, repeated = 0, []
+    for start, stop in buckets.ranges():
+        rows = out.each(lambda column, rows=slice(start, stop): column[rows])  # type: ignore[misc]
+        chosen, again = _sorted_rows(rows, int(item_rank.max()) + 1, keep)
+        repeated.append(start + again)
+        for column, values in zip(out.present(), rows.present(), strict=True):
+            column[end : end + chosen.size] = values[chosen]
+        end += chosen.size
+    return out.each(lambda column: column[:end]), buckets.first_row(np.concatenate(repeated))
+
+
+class _Buckets:
+    """Where each row of a column of users goes."""
+
+    def __init__(self, users: IntArray, rank: IntArray) -> None:
+        self.users, self.rank = users, rank
+        count = np.zeros(int(rank.max(initial=-1)) + 1, np.int64)
+        for block in blocks(users.size):
+            count += np.bincount(rank[users[block]], minlength=count.size)
+        before = np.cumsum(count) - count
+        self.of_rank = (before // BUCKET_ROWS).astype(np.int32)
+        sizes = np.bincount(self.of_rank, weights=count).astype(np.int64)
+        self.bounds = np.concatenate([[0], np.cumsum(sizes)])
+
+    def ranges(self) -> Iterator[tuple[int, int]]:
+        """First and last + 1 place of every bucket that has rows."""
+        yield from ((int(a), int(b)) for a, b in zip(self.bounds[:-1], self.bounds[1:], strict=True) if a < b)
+
+    def places(self) -> Iterator[tuple[slice, IntArray]]:
+        """Some rows of the file and the place int64 of each."""
+        cursor = self.bounds[:-1].copy()
+        for block in blocks(self.users.size):
+            bucket = self.of_rank[self.rank[self.users[block]]]
+            yield block, _next_places(bucket, cursor)
+
+    def first_row(self, places: IntArray) -> int | None:
+        """The first row of the file that went to one of some places; None if there are no places."""
+        if not places.size:
+            return None
+        wanted = scratch(self.users.size, np.bool_)
+        wanted[places] = True
+        return next(
+            block.start + int(np.argmax(wanted[place]))
+            for block, place in self.places()
+            if wanted[place].any()
+        )
+
+
+def _sorted_rows(rows: Columns, num_items: int, keep: str) -> tuple[IntArray, IntArray]:
+    """The rows of a bucket to keep, in order, and those whose pair stands in an earlier row."""
+    first = int(rows.users.min())
+    key = (rows.users.astype(np.int64) - first) * num_items + rows.items
+    order = stable_order(key)
+    key = key[order]
+    same = key[1:] == key[:-1]
+    kept = np.ones(key.size, bool)
+    (kept[:-1] if keep == "last" else kept[1:])[same] = False
+    if rows.enough is not None:
+        kept &= rows.enough[order]
+    return (order if kept.all() else order[kept]), order[1:][same]
+
+
+def stable_order(key: IntArray) -> npt.NDArray[np.int32]:
+    """The order of keys int64 [n] >= 0, n < 2^31, that sorts them and leaves equal ones as they are: a radix sort."""
+    order = np.arange(key.size, dtype=np.int32)
+    if bool(np.all(key[1:] >= key[:-1])):
+        return order
+    spare = np.empty_like(order)
+    for shift in range(0, int(key.max()).bit_length(), _DIGIT):
+        _by_digit(key, shift, order, spare)
+        order, spare = spare, order
+    return order
+
+
+@numba.njit(nogil=True, cache=True)
+def _next_places(bucket: IntArray, cursor: IntArray) -> IntArray:
+    out = np.empty(bucket.size, np.int64)
+    for j in range(bucket.size):
+        out[j] = cursor[bucket[j]]
+        cursor[bucket[j]] += 1
+    return out
+
+
+@numba.njit(nogil=True, cache=True)
+def _by_digit(key: IntArray, shift: int, order: IntArray, out: IntArray) -> None:
+    """``order`` sorted by bits shift.. of its keys into ``out``, equal ones left as they are (a counting sort)."""
+    digits = 1 << _DIGIT
+    begin = np.zeros(digits + 1, np.int64)
+    for j in range(key.size):
+        begin[((key[j] >> shift) & (digits - 1)) + 1] += 1
+    for digit in range(digits):
+        begin[digit + 1] += begin[digit]
+    for j in range(order.size):
+        digit = (key[order[j]] >> shift) & (digits - 1)
+        out[begin[digit]] = order[j]
+        begin[digit] += 1
