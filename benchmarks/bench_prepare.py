@@ -1,8 +1,8 @@
 """From a table of interactions to a data set: `prepare` against a straightforward pandas script (pandas_prepare.py).
 
-Both read the same file (ids of 64 bits, some pairs repeated) and the same features, number the ids, drop repeated pairs,
-split 8:1:1 at random, build the graph and write everything; ours also checks every value, writes checksums and syncs to
-disk. Each side is a process of its own, from start to end: imports count, on both sides.
+Both read the same file (ids of 64 bits, some pairs repeated) and the same features, number the ids, drop repeated
+pairs, split 8:1:1 at random, build the graph and write everything; ours also checks every value, writes checksums and
+syncs to disk. Each side is a process of its own, from start to end: imports count, on both sides.
 
     python benchmarks/bench_prepare.py [--quick] [--rows N] [--keep DIR]
 """

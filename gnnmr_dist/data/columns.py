@@ -3,10 +3,14 @@
 A table may be a batch of its file: ``rows`` are then the file's rows, for messages.
 """
 
+# Numba's decorators carry no types.
+# mypy: disable-error-code="untyped-decorator,no-any-return"
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numba
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -14,8 +18,6 @@ import pyarrow.compute as pc
 
 from gnnmr_dist.data.text_tables import FROM_TEXT
 from gnnmr_dist.errors import bad_input
-
-_CANONICAL_INTEGER = r"^(0|-?[1-9][0-9]{0,17})$"
 
 Rows = Sequence[int] | npt.NDArray[np.integer] | None
 
@@ -68,9 +70,50 @@ def id_values(table: pa.Table, file: str, name: str, rows: Rows = None) -> pa.Ch
 
 def settled_ids(ids: pa.ChunkedArray, *, from_text: bool) -> pa.ChunkedArray:
     """Ids of a text file as int64 if all are whole numbers without padding; other ids as they are."""
-    if from_text and is_text(ids) and pc.all(pc.match_substring_regex(ids, _CANONICAL_INTEGER)).as_py():
-        return ids.cast(pa.int64())
-    return ids
+    if not (from_text and is_text(ids)):
+        return ids
+    numbers, whole = whole_numbers(ids)
+    return pa.chunked_array([pa.array(numbers)]) if whole.all() else ids
+
+
+def whole_numbers(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Texts (large_string, no nulls) as int64 where they are whole numbers that come back as the same text.
+
+    That is up to 18 digits without padding, perhaps behind a minus; the second array [n] says where.
+    """
+    numbers, whole = np.empty(len(column), np.int64), np.empty(len(column), bool)
+    first = 0
+    for chunk in column.chunks:
+        _parse(*text_buffers(chunk), numbers[first : first + len(chunk)], whole[first : first + len(chunk)])
+        first += len(chunk)
+    return numbers, whole
+
+
+def text_buffers(chunk: pa.Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
+    """Offsets int64 [n+1] and UTF-8 bytes of a large_string array."""
+    _, offsets, data = chunk.buffers()
+    places = np.frombuffer(offsets, np.int64)[chunk.offset : chunk.offset + len(chunk) + 1]
+    return places, np.frombuffer(data, np.uint8) if data is not None and data.size else np.empty(0, np.uint8)
+
+
+@numba.njit(nogil=True, cache=True)
+def _parse(
+    offsets: npt.NDArray[np.int64],
+    data: npt.NDArray[np.uint8],
+    numbers: npt.NDArray[np.int64],
+    whole: npt.NDArray[np.bool_],
+) -> None:
+    for row in range(numbers.size):
+        begin, end = offsets[row], offsets[row + 1]
+        negative = end > begin and data[begin] == 45  # "-"
+        first = begin + 1 if negative else begin
+        value = np.int64(0)
+        fits = 0 < end - first <= 18 and (data[first] != 48 or (end - first == 1 and not negative))
+        for place in range(first, end if fits else first):
+            digit = np.int64(data[place]) - 48
+            fits = fits and 0 <= digit <= 9
+            value = 10 * value + digit
+        numbers[row], whole[row] = -value if negative else value, fits
 
 
 def unify(one: pa.ChunkedArray, other: pa.ChunkedArray) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
@@ -183,12 +226,10 @@ def _times_of_text(
     """Whole numbers exactly, as int64; the others by way of a double."""
     if (row := first_row(column.is_null())) is not None:
         raise bad_input(file, f"a timestamp in column {name!r}", "null", row=_place(rows, row))
-    whole = pc.match_substring_regex(column, _CANONICAL_INTEGER)
-    exact = np.asarray(pc.if_else(whole, column, "0").cast(pa.int64()).to_numpy())
-    if pc.all(whole).as_py():
+    exact, whole = whole_numbers(column)
+    if whole.all():
         return exact
-    floored = _floored(float_column(table, file, name, rows), file, name, rows)
-    return np.where(whole.to_numpy(), exact, floored)
+    return np.where(whole, exact, _floored(float_column(table, file, name, rows), file, name, rows))
 
 
 def _floored(values: npt.NDArray[np.float64], file: str, name: str, rows: Rows) -> npt.NDArray[np.int64]:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from gnnmr_dist.data.columns import settled_ids, text_buffers
 from gnnmr_dist.randomness import mix64
 
 Array = npt.NDArray[Any]
@@ -25,9 +26,16 @@ _LEAST = 1 << 10
 
 
 class Numbering:
-    """Numbers 0, 1, 2... of distinct ids, in the order first seen; all ids are int64 or all are large_string."""
+    """Numbers 0, 1, 2... of distinct ids, in the order first seen; all ids are int64 or all are large_string.
+
+    Ids ``from_text`` are whole numbers as long as all of them are, without padding: ``7`` but not ``007``. So the
+    ids of a text file have one type, whatever its batches are.
+    """
 
     def __init__(self) -> None:
+        self._clear()
+
+    def _clear(self) -> None:
         self.size = 0
         self._slots = np.full(
             4 * _LEAST, -1, np.int32
@@ -37,8 +45,14 @@ class Numbering:
         self._text = np.empty(16 * _LEAST, np.uint8)
         self._is_text = False
 
-    def add(self, ids: pa.ChunkedArray) -> Codes:
+    def add(self, ids: pa.ChunkedArray, *, from_text: bool = False) -> Codes:
         """The numbers int32 [n] of ids (no nulls); new ones get the next numbers."""
+        if from_text and not self._is_text:
+            ids = settled_ids(ids, from_text=True)
+            if self.size and pa.types.is_large_string(ids.type):
+                seen = self.ids().cast(pa.large_string())
+                self._clear()
+                self.add(seen)  # the same numbers, as text from now on
         self._is_text = bool(pa.types.is_large_string(ids.type))
         codes = np.empty(len(ids), np.int32)
         first = 0
@@ -46,7 +60,7 @@ class Numbering:
             part = codes[first : first + len(chunk)]
             first += len(chunk)
             if self._is_text:
-                self._add_texts(*_text_buffers(chunk), part)
+                self._add_texts(*text_buffers(chunk), part)
             else:
                 self._add_integers(np.asarray(chunk.to_numpy()), part)
         return codes
@@ -91,13 +105,6 @@ def _longer(array: Array, size: int) -> Array:
     out = np.empty(size, array.dtype)
     out[: array.size] = array
     return out
-
-
-def _text_buffers(chunk: Any) -> tuple[Array, Array]:
-    """Offsets int64 [n+1] and UTF-8 bytes of a large_string array."""
-    _, offsets, data = chunk.buffers()
-    places = np.frombuffer(offsets, np.int64)[chunk.offset : chunk.offset + len(chunk) + 1]
-    return places, np.frombuffer(data, np.uint8) if data is not None and data.size else np.empty(0, np.uint8)
 
 
 @numba.njit(nogil=True, cache=True)

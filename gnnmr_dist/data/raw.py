@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gnnmr_dist.data.columns import first_row, float_column, id_values, plain, settled_ids, time_column
+from gnnmr_dist.data.columns import first_row, float_column, id_values, plain, time_column
 from gnnmr_dist.data.numbering import Numbering
 from gnnmr_dist.data.recipe import ColumnSplit, Recipe
 from gnnmr_dist.data.scratch import Growing, blocks
@@ -92,12 +92,11 @@ def read_raw(recipe: Recipe, source: Source) -> Raw:
     out |= {"weights": Growing(np.float32)} if section.weight else {}
     out |= {"enough": Growing(np.bool_)} if section.min_weight is not None else {}
     out |= {"parts": Growing(np.int8)} if by_column else {}
-    from_text = False
     for table in ahead(source.batches(section.file, [section.user, section.item, *filter(None, extra)])):
         from_text = table.schema.metadata == FROM_TEXT
         rows = range(out["users"].size, out["users"].size + table.num_rows)
-        out["users"].append(users.add(id_values(table, file, section.user, rows)))
-        out["items"].append(items.add(id_values(table, file, section.item, rows)))
+        out["users"].append(users.add(id_values(table, file, section.user, rows), from_text=from_text))
+        out["items"].append(items.add(id_values(table, file, section.item, rows), from_text=from_text))
         if section.timestamp:
             out["times"].append(time_column(table, file, section.timestamp, rows))
         if section.weight:
@@ -108,8 +107,7 @@ def read_raw(recipe: Recipe, source: Source) -> Raw:
                 out["enough"].append(weights >= section.min_weight)
         if by_column:
             out["parts"].append(_parts(table, file, by_column, rows))
-    ids = [settled_ids(side.ids(), from_text=from_text) for side in (users, items)]
-    return Raw(Columns(**{name: column.array() for name, column in out.items()}), *ids)
+    return Raw(Columns(**{name: column.array() for name, column in out.items()}), users.ids(), items.ids())
 
 
 def ahead(values: Iterator[T]) -> Iterator[T]:

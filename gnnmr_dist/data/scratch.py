@@ -61,7 +61,8 @@ class Growing:
             return np.memmap(file, self.dtype, "r+", shape=(self.size, *self.row)).view(np.ndarray)
 
 
-def blocks(size: int, rows: int = BLOCK_ROWS) -> Iterator[slice]:
-    """The rows 0..size-1 as slices of at most ``rows``."""
+def blocks(size: int, rows: int | None = None) -> Iterator[slice]:
+    """The rows 0..size-1 as slices of at most ``rows`` (default: ``BLOCK_ROWS``)."""
+    rows = rows or BLOCK_ROWS
     for start in range(0, size, rows):
         yield slice(start, min(start + rows, size))
