@@ -46,7 +46,7 @@ def open_parquet(file: Path) -> Any:
         InputError: the file is not Parquet.
     """
     try:
-        return pq.ParquetFile(file, memory_map=True)
+        return pq.ParquetFile(file, memory_map=True, pre_buffer=False)
     except (pa.ArrowException, OSError) as error:
         raise bad_input(file, "a Parquet file", "bytes of another or a damaged format") from error
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import posixpath
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from gnnmr_dist.errors import bad_input
 from gnnmr_dist.storage import resolve
 
 _BATCH_ROWS = 1 << 20
+_BUFFER_BYTES = 1 << 23  # of a column fetched in one go
 _LAYOUTS = {".csv": TextLayout(","), ".tsv": TextLayout("\t")}
 
 
@@ -77,8 +79,9 @@ class Source:
         """
         empty = True
         for table in self._batches(relative, list(dict.fromkeys(columns))):
-            empty = empty and not table.num_rows
-            yield table
+            if table.num_rows:
+                empty = False
+                yield table
         if empty:
             raise bad_input(self.label(relative), "at least one row", "an empty table")
 
@@ -102,7 +105,7 @@ class Source:
         return pa.concat_tables(self.batches(relative, columns))
 
     def array(self, relative: str) -> npt.NDArray[Any]:
-        """A ``.npy`` array, memory-mapped where the file is local; pickled objects are never loaded.
+        """A ``.npy`` array, mapped into memory (one that is not local from a copy); pickled objects are never loaded.
 
         Raises:
             InputError: no such file, or not a whole ``.npy`` file of plain numbers or text.
@@ -112,12 +115,20 @@ class Source:
                 if isinstance(self.filesystem, pafs.LocalFileSystem):
                     array = np.load(self.path(relative), mmap_mode="r", allow_pickle=False)
                 else:
-                    array = np.load(io.BytesIO(file.read()), allow_pickle=False)
+                    array = _copied_array(file)
             except (ValueError, EOFError, OSError) as error:
                 raise bad_input(self.label(relative), "a .npy array of numbers", _npy_fault(error)) from None
         if not isinstance(array, np.ndarray):
             raise bad_input(self.label(relative), "a .npy array", "an .npz archive")
         return array
+
+
+def _copied_array(stream: pa.NativeFile) -> npt.NDArray[Any]:
+    """An array of a file that is not local: its bytes go to a temporary file whose name is gone at once."""
+    with NamedTemporaryFile(suffix=".npy") as copy:
+        shutil.copyfileobj(stream, copy, 1 << 22)
+        copy.flush()
+        return np.load(copy.name, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
 
 
 def _npy_fault(error: Exception) -> str:
@@ -143,7 +154,8 @@ def open_source(name: str) -> Source:
 
 def _parquet_batches(stream: pa.NativeFile, file: str, columns: list[str]) -> Iterator[pa.Table]:
     try:
-        parquet = pq.ParquetFile(stream)
+        # without these a file is kept whole once read: pyarrow fetches all of it ahead
+        parquet = pq.ParquetFile(stream, pre_buffer=False, buffer_size=_BUFFER_BYTES)
         require_columns(parquet.schema_arrow.names, file, columns)
         wanted = columns or parquet.schema_arrow.names[:1]
         for batch in parquet.iter_batches(_BATCH_ROWS, columns=wanted):
