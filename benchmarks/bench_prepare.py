@@ -43,10 +43,11 @@ ids = "ids.npy"
 DIM = 32
 
 
-def write_source(folder: Path, rows: int, suffix: str) -> None:
+def write_source(folder: Path, rows: int, suffix: str, users: int | None = None) -> None:
     """A table of ``rows`` interactions in no order: rows / 40 users, a quarter as many items, both skewed."""
     folder.mkdir(parents=True)
-    num_users, num_items = rows // 40, rows // 160
+    num_users = users or rows // 40
+    num_items = num_users // 4
     schema = pa.schema([("user", pa.int64()), ("item", pa.int64())])
     path = str(folder / f"interactions.{suffix}")
     writer = pq.ParquetWriter(path, schema) if suffix == "parquet" else pacsv.CSVWriter(path, schema)

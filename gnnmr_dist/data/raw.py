@@ -92,11 +92,12 @@ def read_raw(recipe: Recipe, source: Source) -> Raw:
     out |= {"weights": Growing(np.float32)} if section.weight else {}
     out |= {"enough": Growing(np.bool_)} if section.min_weight is not None else {}
     out |= {"parts": Growing(np.int8)} if by_column else {}
-    for table in ahead(source.batches(section.file, [section.user, section.item, *filter(None, extra)])):
-        from_text = table.schema.metadata == FROM_TEXT
+    names = [section.user, section.item, *filter(None, extra)]
+    for table, item_codes in ahead(_numbered(source.batches(section.file, names), items, section.item, file)):
         rows = range(out["users"].size, out["users"].size + table.num_rows)
-        out["users"].append(users.add(id_values(table, file, section.user, rows), from_text=from_text))
-        out["items"].append(items.add(id_values(table, file, section.item, rows), from_text=from_text))
+        user_ids = id_values(table, file, section.user, rows)
+        out["users"].append(users.add(user_ids, from_text=table.schema.metadata == FROM_TEXT))
+        out["items"].append(item_codes)
         if section.timestamp:
             out["times"].append(time_column(table, file, section.timestamp, rows))
         if section.weight:
@@ -108,6 +109,17 @@ def read_raw(recipe: Recipe, source: Source) -> Raw:
         if by_column:
             out["parts"].append(_parts(table, file, by_column, rows))
     return Raw(Columns(**{name: column.array() for name, column in out.items()}), users.ids(), items.ids())
+
+
+def _numbered(
+    batches: Iterator[pa.Table], numbering: Numbering, name: str, file: str
+) -> Iterator[tuple[pa.Table, npt.NDArray[np.int32]]]:
+    """Every batch and the numbers of one of its columns of ids."""
+    first = 0
+    for table in batches:
+        ids = id_values(table, file, name, range(first, first + table.num_rows))
+        first += table.num_rows
+        yield table, numbering.add(ids, from_text=table.schema.metadata == FROM_TEXT)
 
 
 def ahead(values: Iterator[T]) -> Iterator[T]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -159,13 +160,16 @@ def _write_whole(output: Address, content: _Content) -> str:
 
 
 def _write(directory: Path, content: _Content) -> str:
-    for path, column in content.features.items():
-        write_features(directory / path, [column])
-    for path, table in content.tables.items():
-        pq.write_table(table, directory / path, compression="zstd")
     train = content.tables[split_file("train")]
-    users, items = train["user"].to_numpy(), train["item"].to_numpy()
-    write_graph(directory / "graph", users, items, content.manifest.num_users, content.manifest.num_items)
+    pairs = train["user"].to_numpy(), train["item"].to_numpy()
+    nodes = content.manifest.num_users, content.manifest.num_items
+    with ThreadPoolExecutor(1) as pool:  # the graph is built while tables are compressed
+        graph = pool.submit(write_graph, directory / "graph", *pairs, *nodes)
+        for path, column in content.features.items():
+            write_features(directory / path, [column])
+        for path, table in content.tables.items():
+            pq.write_table(table, directory / path, compression="zstd")
+        graph.result()
     return seal(directory, content.manifest).digest
 
 
