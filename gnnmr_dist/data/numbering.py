@@ -37,10 +37,10 @@ class Numbering:
 
     def _clear(self) -> None:
         self.size = 0
-        self._slots = np.full(
-            4 * _LEAST, -1, np.int32
-        )  # open addressing: the number of the id that hashes here
-        self._hashes = np.empty(_LEAST, np.uint64)  # of whole numbers too: equal hashes are equal numbers
+        # open addressing: the number of the id that hashes here
+        self._slots = np.full(4 * _LEAST, -1, np.int32)
+        # of whole numbers too: equal hashes are equal numbers
+        self._hashes = np.empty(_LEAST, np.uint64)
         self._ends = np.zeros(_LEAST + 1, np.int64)
         self._text = np.empty(16 * _LEAST, np.uint8)
         self._is_text = False

@@ -22,7 +22,6 @@ from gnnmr_dist.data.scratch import blocks, scratch
 BUCKET_ROWS = 1 << 20
 
 IntArray = npt.NDArray[np.integer]
-BoolArray = npt.NDArray[np.bool_]
 
 
 def in_order(raw: Columns, user_rank: IntArray, item_rank: IntArray, keep: str) -> tuple[Columns, int | None]:
