@@ -41,7 +41,8 @@ class Growing:
         self._file = TemporaryFile()  # noqa: SIM115 (closed by array, or with the last reference)
 
     def __del__(self) -> None:
-        self._file.close()
+        if hasattr(self, "_file"):  # there is none if it could not be made
+            self._file.close()
 
     def append(self, values: npt.NDArray[Any]) -> None:
         """Add rows behind those there are.

@@ -53,3 +53,12 @@ def test_a_full_disk_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_blocks_cover_every_row_once() -> None:
     assert [(b.start, b.stop) for b in blocks(7, 3)] == [(0, 3), (3, 6), (6, 7)]
     assert list(blocks(0, 3)) == []
+
+
+def test_without_a_place_for_temporary_files_there_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere() -> None:
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr(module, "TemporaryFile", nowhere)
+    with pytest.raises(OSError, match="No usable temporary directory"):
+        Growing(np.int8)
