@@ -19,7 +19,7 @@ from gnnmr_dist.data.recipe import Recipe, load_recipe
 from gnnmr_dist.data.synthetic import synthetic_dataset
 from gnnmr_dist.data.tables import Source, open_source
 from gnnmr_dist.data.writer import write_dataset
-from gnnmr_dist.errors import InputError, bad_input
+from gnnmr_dist.errors import InputError, RunError, bad_input
 from gnnmr_dist.storage import Address, is_uri, join, list_files, read_bytes, require_directory
 
 _SYNTHETIC = {
@@ -48,9 +48,13 @@ def prepare(recipe: Recipe, source: Source, output: Address) -> str:
     Raises:
         InputError: the data does not fit the recipe, or ``output`` holds files or lies inside the source;
             nothing is written then.
+        RunError: a disk or a remote file system fails.
     """
     check_output(output, source.name)
-    data = assemble(recipe, source)
+    try:
+        data = assemble(recipe, source)
+    except OSError as error:
+        raise RunError(f"{source.name}: the data could not be read or put aside: {error}") from error
     return write_dataset(
         output,
         name=recipe.name,

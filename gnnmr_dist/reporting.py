@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -21,18 +22,22 @@ class MetricsLog:
     """A JSON-lines file of records, on a local disk or any pyarrow file system.
 
     Opened at a place in training, it drops what a cut-off run wrote beyond that place, so no step stands twice. Lines
-    reach the file at :meth:`flush`: appended on a local disk, rewritten whole elsewhere (object stores cannot append).
+    reach the file at :meth:`flush`: appended on a local disk. Object stores cannot append, so there each flush makes a
+    new file in a directory beside it (``metrics.jsonl``: ``metrics/part-000001.jsonl``...).
     """
 
     def __init__(self, address: Address, epoch: int = 0, step: int = 0) -> None:
         self.address = address
         self._pending: list[str] = []
-        self._lines: list[str] = []
-        if storage.exists(address):
-            self._lines = [
-                line for line in _complete_lines(storage.read_bytes(address)) if _before(line, epoch, step)
-            ]
-        storage.write_bytes_atomic(address, "".join(self._lines).encode())
+        if not storage.exists(address):
+            storage.write_bytes_atomic(address, b"")
+        files = _files(address)
+        self._parts = len(files) - 1
+        for file in files:
+            content = storage.read_bytes(file)
+            kept = "".join(line for line in _complete_lines(content) if _before(line, epoch, step)).encode()
+            if kept != content:
+                storage.write_bytes_atomic(file, kept)
 
     def write(self, record: Record) -> None:
         """Take one record."""
@@ -43,12 +48,24 @@ class MetricsLog:
         if not self._pending:
             return
         if storage.is_uri(self.address):
-            self._lines += self._pending
-            storage.write_bytes_atomic(self.address, "".join(self._lines).encode())
+            self._parts += 1
+            part = storage.join(_parts(self.address), f"part-{self._parts:06}.jsonl")
+            storage.write_bytes_atomic(part, "".join(self._pending).encode())
         else:
             with open(self.address, "a", encoding="utf-8") as file:
                 file.writelines(self._pending)
         self._pending = []
+
+
+def _parts(address: Address) -> str:
+    """The directory of what was added to a log that cannot be appended to."""
+    return os.fspath(address).removesuffix(".jsonl")
+
+
+def _files(address: Address) -> list[str]:
+    """The files of a log in the order written."""
+    parts = _parts(address)
+    return [os.fspath(address), *(storage.join(parts, name) for name in storage.list_files(parts))]
 
 
 def _complete_lines(data: bytes) -> list[str]:
@@ -65,8 +82,9 @@ def _before(line: str, epoch: int, step: int) -> bool:
 
 
 def read_records(address: Address) -> list[dict[str, Any]]:
-    """All records of a metrics.jsonl."""
-    return [json.loads(line) for line in _complete_lines(storage.read_bytes(address))]
+    """All records of a metrics.jsonl, those in its parts too."""
+    lines = (line for file in _files(address) for line in _complete_lines(storage.read_bytes(file)))
+    return [json.loads(line) for line in lines]
 
 
 class EpochProgress:

@@ -9,8 +9,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gnnmr_dist.data.columns import first_row, is_text
 from gnnmr_dist.data.recipe import BagModality
-from gnnmr_dist.data.tables import first_row, is_text
 from gnnmr_dist.data.writer import ModalityData
 from gnnmr_dist.errors import bad_input
 

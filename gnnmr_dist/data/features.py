@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from gnnmr_dist.data.categories import bag, category, code_column
+from gnnmr_dist.data.columns import first_row, id_column, number, plain, unique_ids
 from gnnmr_dist.data.recipe import (
     MODALITY_NAME,
     BagModality,
@@ -21,7 +22,8 @@ from gnnmr_dist.data.recipe import (
     DenseModality,
     Modality,
 )
-from gnnmr_dist.data.tables import Source, first_row, id_column, number, plain, unique_ids
+from gnnmr_dist.data.scratch import Growing, scratch
+from gnnmr_dist.data.tables import Source
 from gnnmr_dist.data.writer import ModalityData
 from gnnmr_dist.errors import bad_input
 
@@ -142,7 +144,7 @@ def _dense(recipe: DenseModality, catalogue: Catalogue) -> ModalityData:
     if matrix.dtype.kind not in "fiub":
         raise bad_input(file, "a matrix of numbers", f"dtype {matrix.dtype}")
     row = row_of_item[catalogue.kept]
-    values = np.zeros((row.size, matrix.shape[1]), recipe.dtype)
+    values = scratch((row.size, matrix.shape[1]), recipe.dtype)
     present = np.zeros(row.size, bool)
     moments = _moments(recipe, matrix, row, file)
     for start in range(0, row.size, _BLOCK_ROWS):
@@ -163,13 +165,8 @@ def _locate_rows(
     if source.is_directory(recipe.file):
         return _directory_matrix(recipe, catalogue)
     if not recipe.file.endswith(".npy"):
-        table = source.table(recipe.file, [recipe.id, recipe.vector])
-        matrix = _vector_column(table, recipe.vector, file)
-        return (
-            matrix,
-            _rows_by_id(recipe, id_column(table, file, recipe.id), catalogue, file, recipe.id),
-            file,
-        )
+        matrix, ids = _vector_table(recipe, source, file)
+        return matrix, _rows_by_id(recipe, ids, catalogue, file, recipe.id), file
     matrix = _matrix(source.array(recipe.file), file)
     if recipe.ids is None:
         if catalogue.table is None:
@@ -210,21 +207,40 @@ def _rows_by_id(
     return row_of_item
 
 
-def _vector_column(table: pa.Table, name: str, file: str) -> npt.NDArray[Any]:
+def _vector_table(
+    recipe: DenseModality, source: Source, file: str
+) -> tuple[npt.NDArray[Any], pa.ChunkedArray]:
+    """The vectors of a table, batch by batch into a scratch file, and their ids."""
+    out: Growing | None = None
+    tables: list[pa.Table] = []
+    for table in source.batches(recipe.file, [recipe.id, recipe.vector]):
+        rows = range(out.size if out else 0, (out.size if out else 0) + table.num_rows)
+        vectors = _vectors(table, recipe.vector, file, rows, out.row[0] if out else None)
+        if out is None:
+            out = Growing(vectors.dtype, vectors.shape[1:])
+        out.append(vectors)
+        tables.append(table.select([recipe.id]))
+    assert out is not None  # a table has at least one row
+    return out.array(), id_column(pa.concat_tables(tables), file, recipe.id)
+
+
+def _vectors(table: pa.Table, name: str, file: str, rows: range, dim: int | None) -> npt.NDArray[Any]:
+    """A batch of vectors [n, dim], all of the length ``dim`` of the first (None: the first is among them)."""
     column = plain(table, name).combine_chunks()
     kind = column.type
     if not (pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind)):
         raise bad_input(file, f"vectors (lists of numbers) in column {name!r}", f"type {kind}")
     if (row := first_row(np.asarray(column.is_null()))) is not None:
-        raise bad_input(file, f"a vector in column {name!r}", "null (leave the row out)", row=row)
+        raise bad_input(file, f"a vector in column {name!r}", "null (leave the row out)", row=rows[row])
     if not pa.types.is_fixed_size_list(kind):
         lengths = np.asarray(column.value_lengths())
-        if (row := first_row(lengths != lengths[0])) is not None:
-            raise bad_input(file, f"vectors of length {lengths[0]}", f"length {lengths[row]}", row=row)
+        dim = int(lengths[0]) if dim is None else dim
+        if (row := first_row(lengths != dim)) is not None:
+            raise bad_input(file, f"vectors of length {dim}", f"length {lengths[row]}", row=rows[row])
     flat = column.flatten()
     if flat.null_count:
         row = int(np.asarray(flat.is_null()).argmax()) // max(len(flat) // len(column), 1)
-        raise bad_input(file, f"numbers in column {name!r}", "null", row=row)
+        raise bad_input(file, f"numbers in column {name!r}", "null", row=rows[row])
     values = flat.to_numpy(zero_copy_only=False)
     return _matrix(values.reshape(len(column), len(flat) // len(column)), file)
 
@@ -236,17 +252,19 @@ def _directory_matrix(
     names = [name for name in source.names(directory) if name.endswith(".npy")]
     if not names:
         raise bad_input(source.label(directory), "one .npy file per item", "none")
-    vectors: list[npt.NDArray[Any]] = []
+    out: Growing | None = None
     for name in names:
         vector, file = source.array(f"{directory}/{name}"), source.label(f"{directory}/{name}")
-        dim = vectors[0].size if vectors else vector.size
+        dim = out.row[0] if out else vector.size
         if vector.ndim != 1 or vector.size != dim or vector.size == 0 or vector.dtype.kind not in "fiub":
-            expected = f"{dim} numbers (as in {names[0]})" if vectors else "a list of numbers, shape [dim]"
+            expected = f"{dim} numbers (as in {names[0]})" if out else "a list of numbers, shape [dim]"
             raise bad_input(file, expected, f"shape {list(vector.shape)}, dtype {vector.dtype}")
-        vectors.append(vector)
+        out = out or Growing(np.float64, vector.shape)
+        out.append(vector[None])
+    assert out is not None  # there are names
     ids = pa.chunked_array([pa.array([name.removesuffix(".npy") for name in names], pa.large_string())])
     label = source.label(directory)
-    return np.stack(vectors), _rows_by_id(recipe, ids, catalogue, label, "file name"), label
+    return out.array(), _rows_by_id(recipe, ids, catalogue, label, "file name"), label
 
 
 def _block(

@@ -21,15 +21,15 @@ from gnnmr_dist.data.format import (
 )
 from gnnmr_dist.data.graph import open_graph
 from gnnmr_dist.data.interactions import (
-    Keys,
     check_columns,
     check_disjoint,
-    check_interactions,
     check_num_rows,
     open_parquet,
-    read_interactions,
+    read_pairs,
     read_parquet,
 )
+from gnnmr_dist.data.pairs import Pairs, first_difference
+from gnnmr_dist.data.scratch import blocks
 from gnnmr_dist.errors import bad_input
 from gnnmr_dist.storage import Address
 
@@ -75,13 +75,9 @@ def check_content(directory: Path, manifest: Manifest) -> None:
     """Raise InputError unless every value of every file keeps the rules."""
     read_ids(directory / "users.parquet", manifest.num_users)
     read_ids(directory / "items.parquet", manifest.num_items)
-    keys = {}
-    for split in SPLITS:
-        interactions = read_interactions(directory, manifest, split)
-        file = directory / split_file(split)
-        keys[split] = check_interactions(file, interactions, manifest.num_users, manifest.num_items)
-    check_disjoint(directory, keys, manifest.num_items)
-    check_graph(directory, manifest, keys["train"])
+    pairs = {split: read_pairs(directory, manifest, split) for split in SPLITS}
+    check_disjoint(directory, pairs)
+    check_graph(directory, manifest, pairs["train"])
     for info in manifest.modalities:
         file = directory / modality_file(info.name)
         check_features(file, open_features(file, info, manifest.num_items), info)
@@ -119,10 +115,10 @@ def check_ids(file: Address, ids: Any) -> None:
     """Raise InputError if an original id (Arrow array) is null or stands twice."""
     if ids.null_count:
         raise bad_input(file, "an id", "null", row=first_null(ids))
-    codes = ids.dictionary_encode().indices.to_numpy()
-    first = np.flatnonzero(np.diff(codes, prepend=-1) != 1)  # new values get the next code each
-    if len(ids.dictionary_encode().dictionary) != len(ids):
-        row = int(first[0])
+    encoded = ids.dictionary_encode()
+    if len(encoded.dictionary) != len(ids):
+        codes = encoded.indices.to_numpy()
+        row = int(np.flatnonzero(np.diff(codes, prepend=-1) != 1)[0])  # new values get the next code each
         raise bad_input(file, "each id once", f"{ids[row].as_py()!r} again", row=row)
 
 
@@ -140,27 +136,24 @@ def check_graph_shape(directory: Path, manifest: Manifest) -> None:
             raise bad_input(file, f"{dtype} {list(shape)}", f"{array.dtype} {list(array.shape)}")
 
 
-def check_graph(directory: Path, manifest: Manifest, train: Keys) -> None:
-    """Raise InputError unless the graph is that of the train interactions (sorted keys int64 [E])."""
+def check_graph(directory: Path, manifest: Manifest, train: Pairs) -> None:
+    """Raise InputError unless the graph is that of the train pairs."""
     graph = open_graph(directory / "graph", manifest.num_users, manifest.num_items)
-    users, items = np.divmod(train, manifest.num_items)
-    degree = np.concatenate(
-        [np.bincount(users, minlength=manifest.num_users), np.bincount(items, minlength=manifest.num_items)]
-    )
-    users_of_items = np.sort(items * manifest.num_users + users) % manifest.num_users
-    indices = np.concatenate([items + manifest.num_users, users_of_items])
-    for name, got, expected in (
-        ("indptr", graph.indptr, np.concatenate([[0], np.cumsum(degree)])),
-        ("indices", graph.indices, indices),
-    ):
-        if not np.array_equal(got, expected):
-            position = int(np.argmax(got != expected))
-            raise bad_input(
-                directory / "graph" / f"{name}.npy",
-                f"{expected[position]} (from train.parquet)",
-                got[position],
-                row=position,
-            )
+    expected = np.zeros(graph.num_nodes + 1, np.int64)
+    for block in blocks(train.users.size):
+        expected[1 : graph.num_users + 1] += np.bincount(train.users[block], minlength=graph.num_users)
+        expected[graph.num_users + 1 :] += np.bincount(train.items[block], minlength=graph.num_items)
+    np.cumsum(expected, out=expected)
+    wrong, name = None, "indptr"
+    if not np.array_equal(graph.indptr, expected):
+        place = int(np.argmax(graph.indptr != expected))
+        wrong = place, int(expected[place])
+    elif (found := first_difference(graph, train)) is not None:
+        wrong, name = found, "indices"
+    if wrong is not None:
+        place, right = wrong
+        got = getattr(graph, name)[place]
+        raise bad_input(directory / "graph" / f"{name}.npy", f"{right} (from train.parquet)", got, row=place)
 
 
 def read_ids(file: Path, num_rows: int) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,7 +31,7 @@ from gnnmr_dist.data.format import (
     split_file,
     vocabulary_file,
 )
-from gnnmr_dist.data.graph import build_graph, save_graph
+from gnnmr_dist.data.graph import write_graph
 from gnnmr_dist.data.interactions import (
     OPTIONAL,
     REQUIRED,
@@ -38,6 +39,7 @@ from gnnmr_dist.data.interactions import (
     check_interactions,
     to_interactions,
 )
+from gnnmr_dist.data.scratch import blocks
 from gnnmr_dist.data.validation import check_ids, check_node_schema, file_sha256
 from gnnmr_dist.errors import InputError, RunError, bad_input
 from gnnmr_dist.storage import Address, atomic_directory, copy_tree, is_uri, join, list_files
@@ -158,14 +160,16 @@ def _write_whole(output: Address, content: _Content) -> str:
 
 
 def _write(directory: Path, content: _Content) -> str:
-    for path, column in content.features.items():
-        write_features(directory / path, [column])
-    for path, table in content.tables.items():
-        pq.write_table(table, directory / path, compression="zstd")
     train = content.tables[split_file("train")]
-    users, items = train["user"].to_numpy(), train["item"].to_numpy()
-    graph = build_graph(users, items, content.manifest.num_users, content.manifest.num_items)
-    save_graph(graph, directory / "graph")
+    pairs = train["user"].to_numpy(), train["item"].to_numpy()
+    nodes = content.manifest.num_users, content.manifest.num_items
+    with ThreadPoolExecutor(1) as pool:  # the graph is built while tables are compressed
+        graph = pool.submit(write_graph, directory / "graph", *pairs, *nodes)
+        for path, column in content.features.items():
+            write_features(directory / path, [column])
+        for path, table in content.tables.items():
+            pq.write_table(table, directory / path, compression="zstd")
+        graph.result()
     return seal(directory, content.manifest).digest
 
 
@@ -185,15 +189,19 @@ def _nodes(root: Address, name: str, table: Any) -> Any:
 def _interactions(root: Address, splits: Mapping[str, Any], num_users: int, num_items: int) -> dict[str, Any]:
     if set(splits) != set(SPLITS):
         raise bad_input(root, f"the splits {', '.join(SPLITS)}", ", ".join(splits) or "none")
-    tables, keys = {}, {}
+    tables, pairs = {}, {}
     for split in SPLITS:
         file = join(root, split_file(split))
         interactions = to_interactions(file, splits[split])
-        keys[split] = check_interactions(file, interactions, num_users, num_items)
-        order = np.lexsort((interactions.items, interactions.users))
+        pairs[split] = check_interactions(file, interactions, num_users, num_items)
         columns = [name for name in (*REQUIRED, *OPTIONAL) if name in splits[split].column_names]
-        tables[split_file(split)] = splits[split].select(columns).take(order).replace_schema_metadata(None)
-    check_disjoint(root, keys, num_items)
+        table = splits[split].select(columns).replace_schema_metadata(None)
+        if pairs[split].users is not interactions.users:  # they were put in order
+            table = table.take(np.lexsort((interactions.items, interactions.users)))
+        elif any(column.num_chunks > 1 for column in table.columns):  # chunks would show in the file's pages
+            table = table.combine_chunks()
+        tables[split_file(split)] = table
+    check_disjoint(root, pairs)
     return tables
 
 
@@ -236,8 +244,16 @@ def _column(data: ModalityData, kind: Any) -> Any:
     assert data.values is not None
     if data.kind == "category":
         return pa.array(data.values, mask=~data.present)
-    values = np.where(data.present[:, None], data.values, np.zeros((), data.values.dtype))
+    values = _zero_where_missing(data.values, data.present)
     return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), type=kind, mask=missing)
+
+
+def _zero_where_missing(values: npt.NDArray[Any], present: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
+    """``values`` [I, dim] themselves where missing rows are zeros already, else a copy."""
+    absent = np.flatnonzero(~present)
+    if any(values[absent[rows]].any() for rows in blocks(absent.size, 1 << 12)):
+        values = np.where(present[:, None], values, np.zeros((), values.dtype))
+    return np.ascontiguousarray(values)
 
 
 def _vocabulary(root: Address, data: ModalityData) -> Any:

@@ -65,6 +65,23 @@ def test_half_a_line_of_a_killed_run_is_dropped(tmp_path: Path) -> None:
     assert read_records(str(file)) == WHOLE[:1]
 
 
+def test_a_flush_to_an_object_store_sends_only_what_is_new(tmp_path: Path) -> None:
+    address = f"file://{tmp_path}/metrics.jsonl"
+    log = MetricsLog(address)
+    for record in WHOLE:
+        log.write(record)
+        log.flush()
+    sizes = [file.stat().st_size for file in sorted((tmp_path / "metrics").iterdir())]
+    assert sizes == [len(json.dumps(record)) + 1 for record in WHOLE]
+    assert read_records(address) == read_records(tmp_path / "metrics.jsonl") == WHOLE
+    again = MetricsLog(address, 1, 1)  # cut off and resumed, twice
+    again.write(step(1, 1))
+    again.flush()
+    assert read_records(address) == WHOLE[:5]
+    MetricsLog(address, 1, 0)
+    assert read_records(address) == WHOLE[:3]
+
+
 def test_a_new_log_is_empty(tmp_path: Path) -> None:
     write(str(tmp_path / "m.jsonl"), WHOLE)
     MetricsLog(str(tmp_path / "m.jsonl"))

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from gnnmr_dist.data.columns import first_row, id_values, settled_ids
 from gnnmr_dist.data.importers.recbole import dataset_name
 from gnnmr_dist.data.recipe import Recipe, parse_recipe
-from gnnmr_dist.data.tables import Source, first_row, id_column
-from gnnmr_dist.data.text_tables import read_text_table
+from gnnmr_dist.data.tables import Source
+from gnnmr_dist.data.text_tables import TextLayout, text_header
 from gnnmr_dist.errors import bad_input
 
 _ENDING = "_feat.npy"
@@ -25,7 +26,7 @@ _ITEMS = "items"
 
 
 def import_mmrec(source: Source, settings: Mapping[str, Any]) -> tuple[Recipe, Source]:
-    """The recipe of an MMRec directory, and the source with its tables parsed.
+    """The recipe of an MMRec directory, and the source that knows how to read it.
 
     The catalogue is the rows of the feature files. ``settings`` holds the recipe sections ``filter`` and keys
     of ``interactions``; the split is that of ``x_label``.
@@ -35,9 +36,9 @@ def import_mmrec(source: Source, settings: Mapping[str, Any]) -> tuple[Recipe, S
             item number without a row.
     """
     name = dataset_name(source)
-    file = f"{name}.inter"
+    file, layout = f"{name}.inter", TextLayout("\t", quotes=False)
     with source.read(file) as stream:
-        table = read_text_table(stream, source.label(file), "\t", quotes=False)
+        header = text_header(stream, source.label(file), layout)
     features = [entry for entry in source.names() if entry.endswith(_ENDING) and entry != _ENDING]
     if not features:
         raise bad_input(source.name, f"at least one file NAME{_ENDING}", "none")
@@ -46,7 +47,7 @@ def import_mmrec(source: Source, settings: Mapping[str, Any]) -> tuple[Recipe, S
     recipe: dict[str, Any] = {
         "name": name,
         "interactions": {"file": file, "user": "userID", "item": "itemID"}
-        | {key: column for key, column in optional.items() if column in table.column_names}
+        | {key: column for key, column in optional.items() if column in header}
         | settings["interactions"],
         "filter": settings["filter"],
         "split": {"method": "column", "column": "x_label", "train": 0, "valid": 1, "test": 2},
@@ -54,9 +55,8 @@ def import_mmrec(source: Source, settings: Mapping[str, Any]) -> tuple[Recipe, S
         "modality": [{"name": f.removesuffix(_ENDING), "kind": "dense", "file": f} for f in features],
     }
     items = pa.table({"itemID": pa.array(np.arange(num_items))})
-    parsed = replace(source, tables={file: table, _ITEMS: items})
-    if "itemID" in table.column_names and table.num_rows:
-        _check_item_numbers(parsed, file, features[0], num_items)
+    parsed = replace(source, tables={_ITEMS: items}, layouts={file: layout})
+    _check_item_numbers(parsed, file, features[0], num_items)
     return parse_recipe(recipe, source.name), parsed
 
 
@@ -70,10 +70,14 @@ def _common_rows(source: Source, features: list[str]) -> int:
 
 
 def _check_item_numbers(source: Source, file: str, feature: str, num_items: int) -> None:
-    ids = id_column(source.table(file, ["itemID"]), source.label(file), "itemID")
-    if not pa.types.is_integer(ids.type):
-        raise bad_input(source.label(file), "whole numbers in column 'itemID'", "text")
-    values = np.asarray(ids.to_numpy())
-    if (row := first_row((values < 0) | (values >= num_items))) is not None:
-        expected = f"itemID in 0..{num_items - 1} (the rows of {feature})"
-        raise bad_input(source.label(file), expected, values[row], row=row)
+    label, first = source.label(file), 0
+    for table in source.batches(file, ["itemID"]):
+        rows = range(first, first + table.num_rows)
+        first = rows.stop
+        ids = settled_ids(id_values(table, label, "itemID", rows), from_text=True)
+        if not pa.types.is_integer(ids.type):
+            raise bad_input(label, "whole numbers in column 'itemID'", "text")
+        values = np.asarray(ids.to_numpy())
+        if (row := first_row((values < 0) | (values >= num_items))) is not None:
+            expected = f"itemID in 0..{num_items - 1} (the rows of {feature})"
+            raise bad_input(label, expected, values[row], row=rows[row])

@@ -14,19 +14,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gnnmr_dist.data.columns import first_row, float_column, plain
 from gnnmr_dist.data.recipe import Recipe, parse_recipe
-from gnnmr_dist.data.tables import Source, first_row, float_column, plain
-from gnnmr_dist.data.text_tables import FROM_TEXT, read_text_table
+from gnnmr_dist.data.tables import Source
+from gnnmr_dist.data.text_tables import FROM_TEXT, TextLayout, text_batches, text_header
 from gnnmr_dist.errors import bad_input
 
 TYPES = ("token", "token_seq", "float", "float_seq")
-_SUFFIXES = (".inter", ".item", ".user")
+_PLAIN = TextLayout("\t", quotes=False)
 
 
 def import_recbole(
     source: Source, settings: Mapping[str, Any], features: Sequence[tuple[str, str]] = ()
 ) -> tuple[Recipe, Source]:
-    """The recipe of a directory of atomic files, and the source with its tables parsed.
+    """The recipe of a directory of atomic files, and the source that knows how to read them.
 
     Item columns become modalities: token a category, token_seq a bag, float_seq vectors. ``features`` are
     (name, ``.npy`` file) with rows in the order of the ``.item`` file. ``settings`` holds recipe sections
@@ -36,11 +37,11 @@ def import_recbole(
         InputError: no or several ``.inter`` files, a header without types, or values of another type.
     """
     name = dataset_name(source)
-    present = [name + suffix for suffix in _SUFFIXES if name + suffix in source.names()]
+    present = [name + suffix for suffix in (".item", ".user") if name + suffix in source.names()]
     tables, kinds = {}, {}
+    fields = _header(source, f"{name}.inter")
     for file in present:
         tables[file], kinds[file] = _atomic_table(source, file)
-    fields = kinds[f"{name}.inter"]
     recipe: dict[str, Any] = {"name": name, "split": settings["split"], "filter": settings["filter"]}
     recipe["interactions"] = {"file": f"{name}.inter", "user": "user_id", "item": "item_id"}
     optional = {"timestamp": "timestamp", "weight": "rating"}
@@ -55,7 +56,9 @@ def import_recbole(
     modalities += [{"name": modality, "kind": "dense", "file": file} for modality, file in features]
     if not modalities:
         raise bad_input(source.name, f"item features ({name}.item or --features)", "none")
-    return parse_recipe(recipe | {"modality": modalities}, source.name), replace(source, tables=tables)
+    layouts = {f"{name}.inter": replace(_PLAIN, names=list(fields))}
+    parsed = replace(source, tables=tables, layouts=layouts)
+    return parse_recipe(recipe | {"modality": modalities}, source.name), parsed
 
 
 def dataset_name(source: Source) -> str:
@@ -85,18 +88,27 @@ def _modalities(file: str, kinds: Mapping[str, str]) -> list[dict[str, Any]]:
     return out
 
 
-def _atomic_table(source: Source, file: str) -> tuple[pa.Table, dict[str, str]]:
-    """The table with plain column names, sequences as lists, and the type of every column."""
+def _header(source: Source, file: str) -> dict[str, str]:
+    """The type of every column of an atomic file."""
     label = source.label(file)
     with source.read(file) as stream:
-        table = read_text_table(stream, label, "\t", quotes=False)
+        header = text_header(stream, label, _PLAIN)
     kinds: dict[str, str] = {}
-    for header in table.column_names:
-        name, _, kind = header.partition(":")
+    for entry in header:
+        name, _, kind = entry.partition(":")
         if kind not in TYPES or not name:
-            raise bad_input(label, f"header fields NAME:TYPE with TYPE {', '.join(TYPES)}", repr(header))
+            raise bad_input(label, f"header fields NAME:TYPE with TYPE {', '.join(TYPES)}", repr(entry))
         kinds[name] = kind
-    table = table.rename_columns(list(kinds))
+    return kinds
+
+
+def _atomic_table(source: Source, file: str) -> tuple[pa.Table, dict[str, str]]:
+    """The table with plain column names, sequences as lists, and the type of every column."""
+    label, kinds = source.label(file), _header(source, file)
+    with source.read(file) as stream:
+        batches = list(text_batches(stream, label, replace(_PLAIN, names=list(kinds))))
+    empty = pa.table({name: pa.array([], pa.string()) for name in kinds}).replace_schema_metadata(FROM_TEXT)
+    table = pa.concat_tables(batches or [empty])
     for position, (name, kind) in enumerate(kinds.items()):
         if kind.endswith("_seq"):
             table = table.set_column(position, name, _sequences(table, label, name, kind))

@@ -16,6 +16,7 @@ from gnnmr_dist.data.features import Catalogue, load_modality
 from gnnmr_dist.data.recipe import BagModality, parse_recipe
 from gnnmr_dist.data.tables import open_source
 from gnnmr_dist.data.writer import ModalityData
+from gnnmr_dist.errors import InputError
 
 MATRIX = np.array([[3.0, 4.0], [0.0, 0.0], [1.0, -1.0], [5.0, 12.0]], np.float32)
 IDS = ["a", "b", "c", "d"]
@@ -223,3 +224,19 @@ def test_a_bad_value_is_told_with_its_row_in_the_table(tmp_path: Path) -> None:
     table = pa.table({"x": [[1.0], [2.0], [3.0], [4.0, 4.5]]})
     with pytest.raises(Exception, match=r"items, row 3: expected a whole number .* got 4.5"):
         load(tmp_path, {"name": "f", "kind": "bag", "columns": ["x"]}, table=table, kept=(1, 3))
+
+
+def test_vectors_of_a_table_come_batch_by_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gnnmr_dist.data.tables._BATCH_ROWS", 1)
+    settings = {"name": "v", "kind": "dense", "file": "v.parquet", "normalise": "none"}
+    vectors = [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]
+    pq.write_table(pa.table({"id": ["c", "a", "d"], "vector": vectors}), tmp_path / "v.parquet")
+    data = load(tmp_path, settings)[0]
+    assert data.values is not None
+    assert data.values.tolist() == [[3.0, 4.0], [0.0, 0.0], [1.0, 2.0], [5.0, 6.0]]
+    assert data.present.tolist() == [True, False, True, True]
+    for spoilt, message in (([7.0], "vectors of length 2, got length 1"), ([7.0, None], "numbers in column")):
+        table = pa.table({"id": ["c", "a", "d"], "vector": [*vectors[:2], spoilt]})
+        pq.write_table(table, tmp_path / "v.parquet")
+        with pytest.raises(InputError, match=f"row 2: expected {message}"):
+            load(tmp_path, settings)

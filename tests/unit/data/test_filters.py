@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gnnmr_dist.data.filters import core, repeated_pairs
+from gnnmr_dist.data.filters import core
 
 PAIRS = st.lists(st.tuples(st.integers(0, 7), st.integers(0, 7)), max_size=60)
 
@@ -43,12 +43,3 @@ def test_core_is_a_fixed_point(pairs: list[tuple[int, int]], k: int) -> None:
     users, items = columns(sorted(set(pairs)))
     kept = core(users, items, k, k)
     assert core(users[kept], items[kept], k, k).all()
-
-
-@given(PAIRS)
-def test_repeated_pairs_leave_the_first_or_the_last(pairs: list[tuple[int, int]]) -> None:
-    users, items = columns(pairs)
-    first = [pair in pairs[:row] for row, pair in enumerate(pairs)]
-    last = [pair in pairs[row + 1 :] for row, pair in enumerate(pairs)]
-    assert repeated_pairs(users, items, "first").tolist() == first
-    assert repeated_pairs(users, items, "last").tolist() == last

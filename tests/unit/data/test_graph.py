@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gnnmr_dist.data.graph import build_graph, open_graph, save_graph
+from gnnmr_dist.data.graph import build_graph, open_graph, write_graph
 
 
 def dense_adjacency(users: np.ndarray, items: np.ndarray, num_users: int, num_items: int) -> np.ndarray:
@@ -58,9 +58,10 @@ def test_bad_pairs_are_refused(users: list[int], items: list[int], message: str)
         build_graph(np.array(users), np.array(items), 3, 2)
 
 
-def test_a_saved_graph_is_mapped_and_not_copied(tmp_path: Path) -> None:
-    graph = build_graph(np.array([0, 1, 1]), np.array([1, 0, 1]), 2, 2)
-    save_graph(graph, tmp_path / "graph")
+def test_a_written_graph_is_mapped_and_not_copied(tmp_path: Path) -> None:
+    users, items = np.array([0, 1, 1]), np.array([1, 0, 1])
+    graph = build_graph(users, items, 2, 2)
+    write_graph(tmp_path / "graph", users, items, 2, 2)
     opened = open_graph(tmp_path / "graph", 2, 2)
     np.testing.assert_array_equal(opened.indptr, graph.indptr)
     np.testing.assert_array_equal(opened.indices, graph.indices)

@@ -25,7 +25,7 @@ HISTORIES = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 9)), min_size=1
 
 
 def columns(history: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
-    users, times = np.array(history).T
+    users, times = np.array(sorted(history, key=lambda row: row[0])).T
     return users, times
 
 

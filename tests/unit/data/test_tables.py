@@ -10,15 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gnnmr_dist.data.tables import (
-    float_column,
-    id_column,
-    number,
-    open_source,
-    sorted_ids,
-    time_column,
-    unique_ids,
-)
+from gnnmr_dist.data.columns import float_column, id_column, number, sorted_ids, time_column, unique_ids
+from gnnmr_dist.data.tables import open_source
 from gnnmr_dist.errors import InputError
 
 

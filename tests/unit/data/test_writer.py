@@ -97,7 +97,7 @@ def test_a_failure_halfway_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     def fail(*_: Any) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(writer, "save_graph", fail)
+    monkeypatch.setattr(writer, "write_graph", fail)
     for output in (tmp_path / "data", (tmp_path / "remote").as_uri()):
         with pytest.raises(RunError, match="the data set could not be written: disk full"):
             write_dataset(output, **arguments())
