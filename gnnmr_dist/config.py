@@ -140,6 +140,10 @@ class TrainingSettings(_Section):
         "float32",
         description="bfloat16 = autocast of the encoder; float64 = equal rankings for any number of replicas too",
     )
+    exchange: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="how scores travel to peers; bfloat16 halves the bytes and rounds what peers see",
+    )
     valid_every: int = Field(2, ge=1, description="epochs between validations")
     patience: int = Field(5, ge=1, description="validations without a better value before training stops")
     checkpoint_every_steps: int = Field(0, ge=0, description="also within an epoch; 0 = only at epochs' ends")

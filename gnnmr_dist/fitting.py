@@ -203,6 +203,7 @@ def fit(session: Session, hooks: Hooks) -> None:
         if state.finished is not None and state.finished.startswith("diverged"):
             return
         record["memory"] = _memory(session.mesh)
+        record["received_bytes"] = dict(session.mesh.received)
         if session.mesh.rank == 0:
             hooks.record(record)
         hooks.save(session, metrics)

@@ -132,12 +132,13 @@ def train_step(
     """
     loss, scale, cells = settings.loss, 1 / data.total, data.cells
     scores = [step_scores(model, data, own, settings) for model, own in zip(models, rows, strict=True)]
-    gathered = mesh.start_gather(torch.stack([cells.flat(*pair).detach() for pair in scores]))
+    flat = torch.stack([cells.flat(*pair).detach() for pair in scores])
+    gathered = mesh.start_gather(_packed(flat, settings))
     truths = [
         truth_gradient(pair, cells, loss.supervised, scale) for pair in scores
     ]  # while the scores travel
     judges = make_judges(
-        gathered(),
+        _unpacked(gathered(), flat.dtype),
         None if present is None else presence(present, data),
         cells,
         teacher=loss.teacher,
@@ -152,6 +153,15 @@ def train_step(
     _update(models, mesh, settings.training.grad_clip)
     mesh.sum_world(losses)
     return losses.cpu() / data.total
+
+
+def _packed(scores: Tensor, settings: Settings) -> Tensor:
+    """Scores as they travel; half precision as 16-bit integers, which every backend knows."""
+    return scores if settings.training.exchange == "float32" else scores.bfloat16().view(torch.int16)
+
+
+def _unpacked(scores: Tensor, dtype: torch.dtype) -> Tensor:
+    return scores.view(torch.bfloat16).to(dtype) if scores.dtype == torch.int16 else scores
 
 
 def _update(models: Sequence[ModalityModel], mesh: Mesh, grad_clip: float) -> None:

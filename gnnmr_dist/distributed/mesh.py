@@ -6,8 +6,9 @@ W workers = R replicas x G modality groups; rank = replica * G + group. Scores a
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import pairwise
 
@@ -34,7 +35,8 @@ def modality_groups(num_workers: int, num_modalities: int) -> int:
 class Mesh:
     """A worker's place among all, and the collectives of training.
 
-    With one worker every collective is the identity and no process group exists.
+    With one worker every collective is the identity and no process group exists. ``received`` counts the bytes that
+    the collectives of training brought to this worker, by what they carry (a ring's share for sums).
     """
 
     rank: int
@@ -44,6 +46,7 @@ class Mesh:
     device: torch.device
     modality_axis: dist.ProcessGroup | None = None
     replica_axis: dist.ProcessGroup | None = None
+    received: Counter[str] = field(default_factory=Counter, compare=False)
 
     @property
     def replicas(self) -> int:
@@ -77,13 +80,20 @@ class Mesh:
         if self.groups == 1:
             return lambda: own
         sizes = [len(part) for part in shares(self.num_modalities, self.groups)]
-        padded = own.new_zeros((max(sizes), *own.shape[1:]))
-        padded[: own.shape[0]] = own
-        slots = [torch.empty_like(padded) for _ in sizes]
+        most = max(sizes)
+        padded = own.contiguous()
+        if own.shape[0] < most:
+            padded = own.new_zeros((most, *own.shape[1:]))
+            padded[: own.shape[0]] = own
+        everyone = own.new_empty((len(sizes) * most, *own.shape[1:]))
+        slots = list(everyone.split(most))
         work = dist.all_gather(slots, padded, group=self.modality_axis, async_op=True)
+        self.received["scores"] += (self.groups - 1) * padded.nbytes
 
         def finish() -> Tensor:
             work.wait()
+            if min(sizes) == most:
+                return everyone
             return torch.cat([slot[:size] for slot, size in zip(slots, sizes, strict=True)])
 
         return finish
@@ -94,6 +104,7 @@ class Mesh:
             return
         flat = torch.cat([t.reshape(-1) for t in tensors])
         dist.all_reduce(flat, group=self.replica_axis)
+        self.received["dense gradients"] += 2 * (self.replicas - 1) * flat.nbytes // self.replicas
         position = 0
         for t in tensors:
             t.copy_(flat[position : position + t.numel()].view_as(t))
@@ -102,14 +113,17 @@ class Mesh:
     def sum_rows(self, gradient: Tensor) -> Tensor:
         """A sparse gradient added up over the replica axis: rows that any replica has, ascending, each once.
 
-        Replicas add in their order, so all get the same bits. Bytes each receives: (R - 1) * the most rows any replica
-        has * (8 + row bytes), and 8 per replica for the counts: they follow the batch, not the table.
+        Replicas add in their order, so all get the same bits. Bytes each receives: (R - 1) * (16 for two counts + the
+        most rows any replica has * (8 + row bytes)): they follow the batch, not the table.
         """
         if self.replicas == 1:
             return gradient
         axis, rows, values = self.replica_axis, gradient._indices()[0], gradient._values()
         all_rows = self._gather_ragged(rows, axis, self.replicas)
         all_values = self._gather_ragged(values, axis, self.replicas)
+        most = max(some.numel() for some in all_rows)
+        row_bytes = rows.element_size() + values.element_size() * gradient.shape[1]
+        self.received["row gradients"] += (self.replicas - 1) * (most * row_bytes + 2 * 8)
         union = torch.cat(all_rows).unique()
         total = values.new_zeros(union.numel(), *values.shape[1:])
         for some, more in zip(all_rows, all_values, strict=True):
