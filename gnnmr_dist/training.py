@@ -156,12 +156,12 @@ def train_step(
 
 
 def _packed(scores: Tensor, settings: Settings) -> Tensor:
-    """Scores as they travel; half precision as 16-bit integers, which every backend knows."""
-    return scores if settings.training.exchange == "float32" else scores.bfloat16().view(torch.int16)
+    """Scores as they travel; half precision as plain bytes, which every backend takes."""
+    return scores if settings.training.exchange == "float32" else scores.bfloat16().view(torch.uint8)
 
 
 def _unpacked(scores: Tensor, dtype: torch.dtype) -> Tensor:
-    return scores.view(torch.bfloat16).to(dtype) if scores.dtype == torch.int16 else scores
+    return scores.view(torch.bfloat16).to(dtype) if scores.dtype == torch.uint8 else scores
 
 
 def _update(models: Sequence[ModalityModel], mesh: Mesh, grad_clip: float) -> None:

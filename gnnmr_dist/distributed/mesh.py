@@ -36,7 +36,7 @@ class Mesh:
     """A worker's place among all, and the collectives of training.
 
     With one worker every collective is the identity and no process group exists. ``received`` counts the bytes that
-    the collectives of training brought to this worker, by what they carry (a ring's share for sums).
+    collectives over the two axes brought to this worker, by what they carry (of sums, a ring's share).
     """
 
     rank: int
@@ -73,10 +73,13 @@ class Mesh:
 
         Bytes each worker receives: (G - 1) * ceil(M / G) * own[0].nbytes; groups that host fewer send padding.
         """
-        return self.start_gather(own)()
+        return self.start_gather(own, "other")()
 
-    def start_gather(self, own: Tensor) -> Callable[[], Tensor]:
-        """Begin :meth:`gather_modalities`; the returned function waits for its result."""
+    def start_gather(self, own: Tensor, carried: str = "scores") -> Callable[[], Tensor]:
+        """Begin :meth:`gather_modalities`; the returned function waits for its result.
+
+        ``carried``: what its bytes are counted as in ``received``.
+        """
         if self.groups == 1:
             return lambda: own
         sizes = [len(part) for part in shares(self.num_modalities, self.groups)]
@@ -88,7 +91,7 @@ class Mesh:
         everyone = own.new_empty((len(sizes) * most, *own.shape[1:]))
         slots = list(everyone.split(most))
         work = dist.all_gather(slots, padded, group=self.modality_axis, async_op=True)
-        self.received["scores"] += (self.groups - 1) * padded.nbytes
+        self.received[carried] += (self.groups - 1) * padded.nbytes
 
         def finish() -> Tensor:
             work.wait()
