@@ -6,7 +6,7 @@ Axes: M modalities, N nodes, d embedding size.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -215,9 +215,8 @@ def _run_epoch(session: Session, hooks: Hooks) -> Tensor:
     """The remaining steps of the current epoch; mean losses [M, 2] over the whole epoch."""
     state, training = session.state, session.settings.training
     sums = torch.tensor(state.loss_sums or [[0.0, 0.0]] * len(session.names), dtype=torch.float64)
-    epoch, steps = state.epoch, range(state.step, session.num_steps)
-    made = ahead(lambda step: _made(session, epoch, step), steps, session.settings.cluster.prefetch)
-    for step, (data, rows) in zip(steps, made, strict=True):
+    steps = range(state.step, session.num_steps)
+    for step, (data, rows) in zip(steps, prepared_steps(session, state.epoch, steps), strict=True):
         losses = train_step(session.models, data, rows, session.present, session.mesh, session.settings)
         sums += losses
         state.step, state.loss_sums = step + 1, sums.tolist()
@@ -278,8 +277,14 @@ def next_step(session: Session, epoch: int, step: int) -> StepData:
     )
 
 
-def _made(session: Session, epoch: int, step: int) -> tuple[StepData, list[ItemRows]]:
-    """A step's data and every hosted model's rows of features, on the device."""
+def prepared_steps(
+    session: Session, epoch: int, steps: Iterable[int]
+) -> Iterator[tuple[StepData, list[ItemRows]]]:
+    """Each step's data and every hosted model's rows of features, on the device; made ahead as the settings say."""
+    return ahead(lambda step: _prepared(session, epoch, step), steps, session.settings.cluster.prefetch)
+
+
+def _prepared(session: Session, epoch: int, step: int) -> tuple[StepData, list[ItemRows]]:
     data = next_step(session, epoch, step)
     items, device = data.nodes.items.numpy(), session.mesh.device
     rows = [gather_rows(session.tables[model.number], items).to(device) for model in session.models]

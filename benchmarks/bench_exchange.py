@@ -1,0 +1,210 @@
+"""The price of distribution: two workers with one modality each, with and without exchange, and one process with both.
+
+Three sides train the same two modalities with the same settings, the same number of steps at a time, in turns: two
+gloo processes of one thread each; the same two with an exchange that sends nothing (each takes its own scores for its
+peer's); and one process of two threads that hosts both. All sample for themselves, ahead, in a thread.
+
+Also given: the time a worker spends in starting the exchange and waiting for it, and the bytes that crossed the
+loopback interface against the formula, (G - 1) * modalities hosted * (b + n C) * 4 bytes a step for each worker, b rows
+of n users with C candidates.
+
+Headline: the step without exchange / the step with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from large_graph import large_dataset
+from measure import Report, parser, ratio, side_by_side, spread, use_threads
+from paced import open_modalities
+
+from gnnmr_dist.config import Settings, build
+from gnnmr_dist.distributed.mesh import Mesh, meet_by_file, one_process, process_mesh
+from gnnmr_dist.fitting import Session, open_session, prepared_steps
+from gnnmr_dist.training import train_step
+
+
+@dataclass
+class Clock:
+    """Seconds spent in the exchange."""
+
+    seconds: float = 0.0
+
+    def around(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        started = time.perf_counter()
+        try:
+            return function(*arguments)
+        finally:
+            self.seconds += time.perf_counter() - started
+
+
+@dataclass(frozen=True)
+class TimedMesh(Mesh):
+    """A mesh that times its exchange, or sends nothing."""
+
+    silent: bool = False
+    clock: Clock = field(default_factory=Clock)
+
+    def start_gather(self, own: torch.Tensor, carried: str = "scores") -> Callable[[], torch.Tensor]:
+        if self.silent:
+            return lambda: own.expand(self.num_modalities, *own.shape[1:])
+        finish = self.clock.around(super().start_gather, own, carried)
+        return lambda: self.clock.around(finish)
+
+
+def timed_mesh(mesh: Mesh) -> TimedMesh:
+    return TimedMesh(**{name: getattr(mesh, name) for name in Mesh.__dataclass_fields__})
+
+
+def loopback_bytes() -> int:
+    """Bytes received on the loopback interface so far; 0 where the system does not tell."""
+    try:
+        lines = Path("/proc/net/dev").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.split(":")[0].strip() == "lo"), 0)
+
+
+def some_steps(session: Session, count: int) -> float:
+    """Seconds of ``count`` steps of one epoch."""
+    steps = prepared_steps(session, 0, range(min(count, session.num_steps)))
+    started = time.perf_counter()
+    for data, rows in islice(steps, count):
+        train_step(session.models, data, rows, session.present, session.mesh, session.settings)
+    return time.perf_counter() - started
+
+
+def worker(rank: int, world: int, store: str, path: str, settings: dict[str, Any], pipe: Any) -> None:
+    """Answer (silent, steps) with (seconds, seconds in the exchange, bytes by the formula)."""
+    use_threads(1 if world > 1 else 2)
+    dataset, chosen = open_modalities(Path(path), None), build(("benchmark", settings))
+    dataset.modalities = dataset.modalities[:2]
+    mesh = one_process(2)
+    if world > 1:
+        meet_by_file(store, rank, world, 300.0)
+        mesh = process_mesh(2)
+    sessions: dict[bool, Session] = {}
+    while (asked := pipe.recv()) is not None:
+        silent, steps = asked
+        if silent not in sessions:
+            own = replace(timed_mesh(mesh), silent=silent)
+            sessions[silent] = open_session(dataset, chosen, own, None)
+        session = sessions[silent]
+        before, timer = session.mesh.received["scores"], session.mesh.clock.seconds  # type: ignore[attr-defined]
+        seconds = some_steps(session, steps)
+        pipe.send(
+            (seconds, session.mesh.clock.seconds - timer, session.mesh.received["scores"] - before)  # type: ignore[attr-defined]
+        )
+
+
+class Side:
+    """The processes of one side."""
+
+    def __init__(self, world: int, path: Path, settings: dict[str, Any], directory: str) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipes, self.processes = [], []
+        for rank in range(world):
+            here, there = context.Pipe()
+            given = (rank, world, f"{directory}/store-{world}", str(path), settings, there)
+            self.processes.append(context.Process(target=worker, args=given, daemon=True))
+            self.processes[-1].start()
+            self.pipes.append(here)
+
+    def ask(self, silent: bool, steps: int) -> list[tuple[float, float, int]]:
+        for pipe in self.pipes:
+            pipe.send((silent, steps))
+        return [pipe.recv() for pipe in self.pipes]
+
+    def close(self) -> None:
+        for pipe in self.pipes:
+            pipe.send(None)
+        for process in self.processes:
+            process.join(30)
+
+
+def measure(path: Path, steps: int, options: argparse.Namespace, settings: dict[str, Any]) -> dict[str, Any]:
+    """Seconds per side and round, shares of the exchange, and bytes: counted, and crossed."""
+    shares, crossed, counted = [], [], []
+    with tempfile.TemporaryDirectory() as directory:
+        one, two = (Side(world, path, settings, directory) for world in (1, 2))
+
+        def with_exchange() -> float:
+            before = loopback_bytes()
+            told = two.ask(False, steps)
+            crossed.append(loopback_bytes() - before)
+            counted.append(sum(t[2] for t in told))
+            shares.append(max(t[1] / t[0] for t in told))
+            return max(t[0] for t in told)
+
+        seconds = side_by_side(
+            {
+                "two workers": with_exchange,
+                "two workers, no exchange": lambda: max(t[0] for t in two.ask(True, steps)),
+                "one process, two threads": lambda: one.ask(False, steps)[0][0],
+            },
+            rounds=options.rounds,
+        )
+        one.close()
+        two.close()
+    return {"seconds": seconds, "shares": shares[1:], "crossed": crossed[1:], "counted": counted[1:]}
+
+
+def one_set(path: Path, options: argparse.Namespace, settings: dict[str, Any], report: Report) -> float:
+    checked: Settings = build(("benchmark", settings))
+    edges = open_modalities(path, None).graph.num_edges
+    steps = min(options.steps, -(-edges // checked.training.global_batch_size))
+    found = measure(path, steps, options, settings)
+    seconds = found["seconds"]
+    report.say(f"## {path.name}: {steps} steps a round, batch {checked.training.global_batch_size}")
+    report.table(
+        ("", "ms per step"),
+        [(name, spread([s / steps * 1e3 for s in values])) for name, values in seconds.items()],
+    )
+    quotient = ratio(seconds["two workers, no exchange"], seconds["two workers"])
+    report.say(f"Step without exchange / with it: {quotient:.3f}.")
+    throughput = ratio(seconds["one process, two threads"], seconds["two workers"])
+    report.say(f"Throughput of two workers / of one process with two threads: {throughput:.3f}.")
+    report.say(
+        f"Starting and awaiting the exchange, the slower worker's share of its step: {spread(found['shares'])}."
+    )
+    by_formula, on_wire = np.median(found["counted"]), np.median(found["crossed"])
+    report.say(
+        f"Bytes a step, both workers: {by_formula / steps:,.0f} by the formula, {on_wire / steps:,.0f} crossed the "
+        f"loopback interface ({on_wire / by_formula:.3f} times; packets' headers and whatever else used it included)."
+    )
+    report.say()
+    return quotient
+
+
+def main() -> None:
+    made = parser(__doc__ or "")
+    made.add_argument(
+        "--dataset", type=Path, action="append", help="data set with two dense modalities; may repeat"
+    )
+    made.add_argument("--steps", type=int, help="steps a round [60; with --quick 12]")
+    made.add_argument("--batch-size", type=int, default=1024)
+    made.add_argument("--exchange", choices=("float32", "bfloat16"), default="float32")
+    options = made.parse_args()
+    options.steps = options.steps or (12 if options.quick else 60)
+    settings = {"training": {"global_batch_size": options.batch_size, "exchange": options.exchange}}
+    report = Report("exchange", "The price of distribution", options)
+    with tempfile.TemporaryDirectory() as directory:
+        made_here = Path(directory, "large")
+        if not options.dataset:
+            large_dataset(made_here, edges=100_000 if options.quick else 400_000, dims=(384, 384))
+        report.close(min(one_set(path, options, settings, report) for path in options.dataset or [made_here]))
+
+
+if __name__ == "__main__":
+    main()
