@@ -2,7 +2,7 @@
 
 Three sides train the same two modalities with the same settings, the same number of steps at a time, in turns: two
 gloo processes of one thread each; the same two with an exchange that sends nothing (each takes its own scores for its
-peer's); and one process of two threads that hosts both. All sample for themselves, ahead, in a thread.
+peer's); and one process of two threads that hosts both. All sample for themselves, as a run does.
 
 Also given: the time a worker spends in starting the exchange and waiting for it, and the bytes that crossed the
 loopback interface against the formula, (G - 1) * modalities hosted * (b + n C) * 4 bytes a step for each worker, b rows
@@ -19,7 +19,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ from paced import open_modalities
 
 from gnnmr_dist.config import Settings, build
 from gnnmr_dist.distributed.mesh import Mesh, meet_by_file, one_process, process_mesh
-from gnnmr_dist.fitting import Session, open_session, prepared_steps
+from gnnmr_dist.fitting import Session, open_session, upcoming_steps
 from gnnmr_dist.training import train_step
 
 
@@ -78,10 +77,12 @@ def loopback_bytes() -> int:
 
 def some_steps(session: Session, count: int) -> float:
     """Seconds of ``count`` steps of one epoch."""
-    steps = prepared_steps(session, 0, range(min(count, session.num_steps)))
+    made = upcoming_steps(session, 0, range(count))
     started = time.perf_counter()
-    for data, rows in islice(steps, count):
-        train_step(session.models, data, rows, session.present, session.mesh, session.settings)
+    for data, rows in made:
+        train_step(
+            session.models, data, rows, session.present, session.mesh, session.settings, made.meanwhile
+        )
     return time.perf_counter() - started
 
 

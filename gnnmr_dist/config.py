@@ -182,8 +182,9 @@ class ClusterSettings(_Section):
         "auto",
         description="a GPU per worker and NCCL instead of gloo; auto = where every worker can have one",
     )
-    prefetch: int = Field(
-        2, ge=0, le=64, description="steps sampled and gathered ahead, in a thread of every worker; 0 = none"
+    prefetch: Literal["auto", "thread", "exchange"] = Field(
+        "auto",
+        description="when a worker samples its next steps: in a thread, or while scores travel (auto: with one CPU)",
     )
     max_failures: int = Field(
         3, ge=0, description="worker losses survived by restarting from the last checkpoint"

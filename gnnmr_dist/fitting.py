@@ -6,7 +6,7 @@ Axes: M modalities, N nodes, d embedding size.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,11 +15,10 @@ from torch import Tensor
 
 from gnnmr_dist.checkpoint import Checkpoint, FitState, RunInfo, versions
 from gnnmr_dist.config import Settings
-from gnnmr_dist.data.ahead import ahead
+from gnnmr_dist.data.ahead import Upcoming
 from gnnmr_dist.data.batches import global_batch, steps_per_epoch
 from gnnmr_dist.data.dataset import Dataset, FeatureTable
-from gnnmr_dist.data.sampling import NeighborSampling
-from gnnmr_dist.data.steps import Sampler, StepData, gather_rows, step_data
+from gnnmr_dist.data.steps import Sampler, StepData, gather_rows, make_sampler, step_data
 from gnnmr_dist.distributed.mesh import Mesh
 from gnnmr_dist.errors import InputError, bad_input
 from gnnmr_dist.evaluation import (
@@ -117,7 +116,7 @@ def check_settings(dataset: Dataset, settings: Settings) -> None:
         raise InputError(
             f"ks: expected cut-offs up to the number of items, {dataset.num_items}, got {largest}"
         )
-    make_sampler(dataset, settings)
+    make_sampler(dataset.graph, settings.sampling, settings.training.seed)
 
 
 def open_session(dataset: Dataset, settings: Settings, mesh: Mesh, start: Checkpoint | None) -> Session:
@@ -151,7 +150,7 @@ def open_session(dataset: Dataset, settings: Settings, mesh: Mesh, start: Checkp
         models=models,
         state=state,
         best=best,
-        sampler=make_sampler(dataset, settings),
+        sampler=make_sampler(dataset.graph, settings.sampling, settings.training.seed),
         tables={model.number: dataset.features(model.name) for model in models},
         valid=valid,
         present=present if some and settings.loss.mask_missing else None,
@@ -167,20 +166,6 @@ def resumed_state(checkpoint: Checkpoint, settings: Settings) -> FitState:
     if state.finished == "patience" and state.waited < settings.training.patience:
         state.finished = None if state.epoch < settings.training.epochs else "epochs"
     return state
-
-
-def make_sampler(dataset: Dataset, settings: Settings) -> Sampler:
-    """The neighbour sampler of the settings.
-
-    Raises:
-        InputError: PyG's sampler is asked for and neither pyg-lib nor torch-sparse is installed.
-    """
-    sampling, seed = settings.sampling, settings.training.seed
-    if sampling.sampler == "builtin":
-        return NeighborSampling(dataset.graph, sampling.num_neighbors, seed)
-    from gnnmr_dist.data.pyg_sampler import PyGBlocks  # imports torch_geometric, which takes seconds
-
-    return PyGBlocks(dataset.graph, sampling.num_neighbors, seed)
 
 
 def fit(session: Session, hooks: Hooks) -> None:
@@ -216,8 +201,11 @@ def _run_epoch(session: Session, hooks: Hooks) -> Tensor:
     state, training = session.state, session.settings.training
     sums = torch.tensor(state.loss_sums or [[0.0, 0.0]] * len(session.names), dtype=torch.float64)
     steps = range(state.step, session.num_steps)
-    for step, (data, rows) in zip(steps, prepared_steps(session, state.epoch, steps), strict=True):
-        losses = train_step(session.models, data, rows, session.present, session.mesh, session.settings)
+    made = upcoming_steps(session, state.epoch, steps)
+    for step, (data, rows) in zip(steps, made, strict=True):
+        losses = train_step(
+            session.models, data, rows, session.present, session.mesh, session.settings, made.meanwhile
+        )
         sums += losses
         state.step, state.loss_sums = step + 1, sums.tolist()
         if session.mesh.rank == 0:
@@ -277,11 +265,13 @@ def next_step(session: Session, epoch: int, step: int) -> StepData:
     )
 
 
-def prepared_steps(
+def upcoming_steps(
     session: Session, epoch: int, steps: Iterable[int]
-) -> Iterator[tuple[StepData, list[ItemRows]]]:
+) -> Upcoming[tuple[StepData, list[ItemRows]]]:
     """Each step's data and every hosted model's rows of features, on the device; made ahead as the settings say."""
-    return ahead(lambda step: _prepared(session, epoch, step), steps, session.settings.cluster.prefetch)
+    how, device = session.settings.cluster.prefetch, session.mesh.device.type
+    threaded = how == "thread" or (how == "auto" and (device != "cpu" or torch.get_num_threads() > 1))
+    return Upcoming(lambda step: _prepared(session, epoch, step), steps, threaded=threaded)
 
 
 def _prepared(session: Session, epoch: int, step: int) -> tuple[StepData, list[ItemRows]]:

@@ -5,7 +5,7 @@ Axes: M modalities, b rows of this replica, p own columns, n users, C candidates
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -117,6 +117,7 @@ def train_step(
     present: Tensor | None,
     mesh: Mesh,
     settings: Settings,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """Move every hosted model by one step; return all modalities' mean losses, float64 [M, 2] (truth, KL).
 
@@ -129,14 +130,14 @@ def train_step(
         present: bool [M, I], or None when missing modalities are not to be told apart.
         mesh: where scores and gradients go.
         settings: all settings.
+        meanwhile: called while the scores travel.
     """
     loss, scale, cells = settings.loss, 1 / data.total, data.cells
     scores = [step_scores(model, data, own, settings) for model, own in zip(models, rows, strict=True)]
     flat = torch.stack([cells.flat(*pair).detach() for pair in scores])
     gathered = mesh.start_gather(_packed(flat, settings))
-    truths = [
-        truth_gradient(pair, cells, loss.supervised, scale) for pair in scores
-    ]  # while the scores travel
+    truths = [truth_gradient(pair, cells, loss.supervised, scale) for pair in scores]
+    meanwhile()
     judges = make_judges(
         _unpacked(gathered(), flat.dtype),
         None if present is None else presence(present, data),

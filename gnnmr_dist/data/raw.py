@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gnnmr_dist.data.ahead import read_ahead
 from gnnmr_dist.data.columns import first_row, float_column, id_values, plain, time_column
 from gnnmr_dist.data.numbering import Numbering
 from gnnmr_dist.data.recipe import ColumnSplit, Recipe
@@ -19,8 +19,6 @@ from gnnmr_dist.data.scratch import Growing, blocks
 from gnnmr_dist.data.tables import Source
 from gnnmr_dist.data.text_tables import FROM_TEXT
 from gnnmr_dist.errors import bad_input
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,8 @@ def read_raw(recipe: Recipe, source: Source) -> Raw:
     out |= {"enough": Growing(np.bool_)} if section.min_weight is not None else {}
     out |= {"parts": Growing(np.int8)} if by_column else {}
     names = [section.user, section.item, *filter(None, extra)]
-    for table, item_codes in ahead(_numbered(source.batches(section.file, names), items, section.item, file)):
+    batches = _numbered(source.batches(section.file, names), items, section.item, file)
+    for table, item_codes in read_ahead(batches):
         rows = range(out["users"].size, out["users"].size + table.num_rows)
         user_ids = id_values(table, file, section.user, rows)
         out["users"].append(users.add(user_ids, from_text=table.schema.metadata == FROM_TEXT))
@@ -120,15 +119,6 @@ def _numbered(
         ids = id_values(table, file, name, range(first, first + table.num_rows))
         first += table.num_rows
         yield table, numbering.add(ids, from_text=table.schema.metadata == FROM_TEXT)
-
-
-def ahead(values: Iterator[T]) -> Iterator[T]:
-    """The same values, the next one made by another thread while this one is used."""
-    with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(next, values, None)
-        while (value := coming.result()) is not None:
-            coming = pool.submit(next, values, None)
-            yield value
 
 
 def _parts(table: pa.Table, file: str, split: ColumnSplit, rows: range) -> npt.NDArray[np.int8]:

@@ -13,11 +13,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from gnnmr_dist.config import SamplingSettings
 from gnnmr_dist.data._kernels import read_only, widen_rows
 from gnnmr_dist.data.batches import GlobalBatch, known_candidates, slice_rows
 from gnnmr_dist.data.feature_tables import CategoryTable, DenseTable, FeatureTable
 from gnnmr_dist.data.graph import Graph
-from gnnmr_dist.data.sampling import SampledGraph
+from gnnmr_dist.data.sampling import NeighborSampling, SampledGraph
 from gnnmr_dist.models.blocks import Block, make_block
 from gnnmr_dist.models.encoder import NodeBatch
 from gnnmr_dist.models.inputs import ItemRows
@@ -38,6 +39,19 @@ class Sampler(Protocol):
     ) -> SampledGraph:
         """Blocks for distinct seeds (node numbers)."""
         ...
+
+
+def make_sampler(graph: Graph, sampling: SamplingSettings, seed: int) -> Sampler:
+    """The neighbour sampler of the settings.
+
+    Raises:
+        InputError: PyG's sampler is asked for and neither pyg-lib nor torch-sparse is installed.
+    """
+    if sampling.sampler == "builtin":
+        return NeighborSampling(graph, sampling.num_neighbors, seed)
+    from gnnmr_dist.data.pyg_sampler import PyGBlocks  # imports torch_geometric, which takes seconds
+
+    return PyGBlocks(graph, sampling.num_neighbors, seed)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from gnnmr_dist.data.ahead import ahead
+from gnnmr_dist.data.ahead import Upcoming, ahead, read_ahead
 
 
 @pytest.mark.parametrize("depth", [0, 1, 2, 7])
@@ -41,3 +41,35 @@ def test_an_exception_comes_where_its_result_would(depth: int) -> None:
     with pytest.raises(StopIteration):
         next(made)
     assert not [t for t in threading.enumerate() if t.name.startswith("ahead")]
+
+
+def test_reading_ahead_gives_the_same_values() -> None:
+    assert list(read_ahead(iter([3, None, 5]))) == [3, None, 5]
+    assert list(read_ahead(iter([]))) == []
+
+
+@pytest.mark.parametrize("threaded", [False, True])
+def test_what_is_upcoming_may_be_made_meanwhile(threaded: bool) -> None:
+    made: list[int] = []
+
+    def make(x: int) -> int:
+        made.append(x)
+        return x + 10
+
+    upcoming, got = Upcoming(make, range(4), threaded=threaded), []
+    for value in upcoming:
+        before = len(made)
+        upcoming.meanwhile()
+        upcoming.meanwhile()  # nothing more: one ahead is enough
+        assert threaded or len(made) == min(before + 1, 4)
+        got.append(value)
+    assert got == [10, 11, 12, 13]
+    assert made == [0, 1, 2, 3]
+
+
+def test_an_exception_made_meanwhile_comes_at_once() -> None:
+    upcoming = Upcoming(lambda x: 1 // (1 - x), range(3), threaded=False)
+    values = iter(upcoming)
+    assert next(values) == 1
+    with pytest.raises(ZeroDivisionError):
+        upcoming.meanwhile()
