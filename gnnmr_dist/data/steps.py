@@ -121,20 +121,16 @@ def step_data(
 
 
 def node_batch(sampled: SampledGraph, num_users: int) -> NodeBatch:
-    """A sampled graph as the encoder takes it: users and items apart, and the way back to the blocks' order."""
-    n_id = sampled.n_id
-    is_user = n_id < num_users
-    order = np.empty(n_id.size, np.int64)
-    num_found = int(is_user.sum())
-    order[is_user] = np.arange(num_found)
-    order[~is_user] = np.arange(num_found, n_id.size)
+    """A sampled graph as the encoder takes it: users and items apart, and their places among the blocks' nodes."""
+    is_user = sampled.n_id < num_users
+    user_places, item_places = (torch.from_numpy(np.flatnonzero(places)) for places in (is_user, ~is_user))
+    users, items = (torch.from_numpy(sampled.n_id[places]) for places in (is_user, ~is_user))
     degree = torch.from_numpy(sampled.degree.astype(np.float32))
     blocks = tuple(
         make_block(torch.from_numpy(b.indptr), torch.from_numpy(b.indices), degree[: b.num_src])
         for b in sampled.blocks
     )
-    users, items = torch.from_numpy(n_id[is_user]), torch.from_numpy(n_id[~is_user] - num_users)
-    return NodeBatch(users, items, torch.from_numpy(order), blocks)
+    return NodeBatch(users, items - num_users, user_places, item_places, blocks)
 
 
 def slice_block(graph: Graph, nodes: range, degree: Tensor) -> Block:

@@ -16,7 +16,7 @@ from torch.nn import functional
 from gnnmr_dist.models.blocks import Block
 from gnnmr_dist.models.inputs import ItemInput, ItemRows, Kind, UserInput
 from gnnmr_dist.models.layers import GATLayer, GATv2Layer, GCNLayer, Layer, LightGCNLayer, SAGELayer
-from gnnmr_dist.models.rows import permute_rows, with_front
+from gnnmr_dist.models.rows import place_rows, with_front
 
 ItemID = Literal["none", "missing", "all"]
 
@@ -25,13 +25,14 @@ ItemID = Literal["none", "missing", "all"]
 class NodeBatch:
     """Which nodes a forward pass needs, and their links.
 
-    ``users`` and ``items`` are the numbers of its user and item nodes; ``order`` int64 [n] sends the blocks' nodes
-    to rows of (users then items); ``blocks[h]`` is hop h (0 = into the seeds).
+    ``users`` and ``items`` are the numbers of its user and item nodes, ``user_places`` and ``item_places`` where they
+    stand among the blocks' nodes; ``blocks[h]`` is hop h (0 = into the seeds).
     """
 
     users: Tensor
     items: Tensor
-    order: Tensor
+    user_places: Tensor
+    item_places: Tensor
     blocks: tuple[Block, ...]
 
     def to(self, device: torch.device) -> NodeBatch:
@@ -39,7 +40,8 @@ class NodeBatch:
         return NodeBatch(
             self.users.to(device, non_blocking=True),
             self.items.to(device, non_blocking=True),
-            self.order.to(device, non_blocking=True),
+            self.user_places.to(device, non_blocking=True),
+            self.item_places.to(device, non_blocking=True),
             tuple(block.to(device) for block in self.blocks),
         )
 
@@ -112,7 +114,8 @@ class Encoder(nn.Module):
 
     def forward(self, batch: NodeBatch, rows: ItemRows) -> Tensor:
         """Embeddings of the seeds, [s, d]; only rows that a later layer needs are computed."""
-        h = permute_rows(torch.cat([self.users(batch.users), self.items(batch.items, rows)]), batch.order)
+        users, items = self.users(batch.users), self.items(batch.items, rows)
+        h = place_rows(users, items, batch.user_places, batch.item_places)
         num_seeds, found = batch.blocks[0].num_destinations, []
         for layer, block in zip(self.layers, reversed(batch.blocks), strict=True):
             h, front = with_front(h, num_seeds)

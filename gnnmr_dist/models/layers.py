@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gnnmr_dist.models.attention import additive_attention, weighted_by_softmax
-from gnnmr_dist.models.blocks import Block, weighted_sum
+from gnnmr_dist.models.blocks import Block, single, weighted_sum
+from gnnmr_dist.models.rows import with_products
 
 Rows = tuple[Tensor, ...]  # tensors with one row per node
 
@@ -73,18 +74,25 @@ class GATLayer(Layer):
         nn.init.xavier_uniform_(self.att_destination)
 
     def transform(self, h: Tensor) -> Rows:
-        """W h [S, H, c] and its two halves of the attention logits, [S, 2H]."""
-        x = self.linear(h)
+        """What is summed [S, H, c], and the two halves of the attention logits [S, 2H].
+
+        With one head that is h itself: W (sum of a h) = sum of a (W h), so W need only be applied to the D sums.
+        """
         both = torch.cat([torch.block_diag(*self.att_source), torch.block_diag(*self.att_destination)])
-        return x.unflatten(1, self.att_source.shape), x @ both.T
+        if self.heads == 1:
+            x, halves = with_products(single(h), both @ self.linear.weight)
+        else:
+            x, halves = with_products(single(self.linear(h)), both)
+        return x.unflatten(1, self.att_source.shape), halves
 
     def aggregate(self, rows: Rows, block: Block) -> Tensor:
         """See :class:`Layer`."""
         x, halves = rows
         loop, slope = self.self_loops, self.negative_slope
-        return additive_attention(
+        out = additive_attention(
             x, halves, block, loop=loop, slope=slope, degree_scaling=self.degree_scaling
         ).flatten(1)
+        return self.linear(out) if self.heads == 1 else out
 
 
 class GATv2Layer(Layer):

@@ -50,7 +50,8 @@ def whole_batch(graph: Graph, num_layers: int) -> NodeBatch:
     return NodeBatch(
         torch.arange(graph.num_users),
         torch.arange(graph.num_items),
-        torch.arange(graph.num_nodes),
+        torch.arange(graph.num_users),
+        torch.arange(graph.num_users, graph.num_nodes),
         (whole_block(graph),) * num_layers,
     )
 

@@ -206,7 +206,7 @@ def test_a_step_is_a_pure_function_of_its_place(dataset: Dataset) -> None:
     for place in ((0, 0), (0, 1), (2, 1)):
         again = next_step(session, *place)
     assert torch.equal(later.own_items, again.own_items)
-    assert torch.equal(later.nodes.order, again.nodes.order)
+    assert torch.equal(later.nodes.item_places, again.nodes.item_places)
     assert all(
         torch.equal(a.source, b.source) for a, b in zip(later.nodes.blocks, again.nodes.blocks, strict=True)
     )

@@ -33,8 +33,7 @@ def made(with_negatives: bool = True, exclude: bool = True, replica: int = 0, re
 
 def seeds(data: StepData) -> np.ndarray:
     """Node numbers of the batch's nodes in the blocks' order."""
-    nodes = torch.cat([data.nodes.users, data.nodes.items + GRAPH.num_users])
-    return nodes[data.nodes.order].numpy()
+    return nodes_of(data, GRAPH.num_users).numpy()
 
 
 @pytest.mark.parametrize("with_negatives", [True, False])
@@ -126,7 +125,7 @@ def test_moving_to_the_device_it_is_on_changes_nothing() -> None:
     data = made()
     assert data.to(torch.device("cpu")) is data
     moved = data.to(torch.device("meta"))
-    assert moved.users.device.type == moved.nodes.order.device.type == "meta"
+    assert moved.users.device.type == moved.nodes.item_places.device.type == "meta"
     assert moved.total == data.total
 
 
@@ -137,8 +136,15 @@ def test_world_steps_cover_every_edge_once() -> None:
     assert len({tuple(pair) for pair in pairs}) == len(pairs) == world.graph.num_edges
 
 
+def nodes_of(data: StepData, num_users: int) -> torch.Tensor:
+    node = torch.empty(data.nodes.users.numel() + data.nodes.items.numel(), dtype=torch.int64)
+    node[data.nodes.user_places] = data.nodes.users
+    node[data.nodes.item_places] = data.nodes.items + num_users
+    return node
+
+
 def seeds_of(data: StepData, num_users: int) -> np.ndarray:
-    node = torch.cat([data.nodes.users, data.nodes.items + num_users])[data.nodes.order]
+    node = nodes_of(data, num_users)
     return np.stack([node[data.users[data.cells.row_user]].numpy(), data.own_items[:, 0].numpy()], axis=1)
 
 

@@ -163,5 +163,5 @@ def test_a_self_loop_keeps_its_share_in_a_sample(layer_type: type[Layer]) -> Non
     h = torch.zeros(3, 4)
     h[0] = 1.0  # node 0 has degree 10, of which 2 neighbours (rows 1 and 2, zeros) are sampled
     block = make_block(torch.tensor([0, 2]), torch.tensor([1, 2]), torch.tensor([10.0, 1.0, 1.0]))
-    share = layer(h, block) / layer.transform(h)[0][:1].flatten(1)
+    share = layer(h, block) / layer.linear(h)[:1]
     torch.testing.assert_close(share, torch.full((1, 4), 1 / 11))  # as with all ten, not 1 / 3
