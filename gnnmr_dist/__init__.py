@@ -4,8 +4,13 @@
 alone takes no time and loads no torch.
 """
 
+import os
 from importlib import import_module
 from typing import Any
+
+# torch reads it once, before its first large tensor: huge pages for tensors of 2 MB and more. A step on 5 x 10^7 edges
+# is 10 to 15 % faster with them (docs/performance.md), a small one the same.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 __version__ = "0.1.0"
 _API = ("Run", "fit", "load_run", "open_dataset")
