@@ -2,7 +2,8 @@
 
 ``--peer DIR`` is a checkout of https://github.com/enoche/MMRec (the user's; nothing of it is kept here, and it is
 not changed); ``--dataset DIR`` is one of our data sets and may stand several times. It is written out in MMRec's
-layout, and MMRec's own quick_start trains LightGCN (one model, no features) and MMGCN (both modalities) at its own batch size.
+layout, and MMRec's own quick_start trains LightGCN (one model, no features) and MMGCN (both modalities) at its own
+batch size.
 Ours trains the same two modalities at the same batch size and embedding size with the same number of threads. Each
 side runs in a process of its own, epoch after epoch in turns. Epoch times are of training alone, MMRec's from its log;
 the first epoch is left out of the median. The same validation Recall@20: the best value of whichever of the two sides
