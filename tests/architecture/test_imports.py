@@ -24,7 +24,7 @@ MAX_MODULE_LINES, MAX_FUNCTION_LINES = 350, 50
 # data.graph is the CSR topology as arrays, a value like a tensor: it imports nothing and everyone may use it.
 LAYERS: dict[str, set[str]] = {
     "foundation": {"__init__", "errors", "config", "cli", "randomness", "storage", "data.graph"},
-    "mathematics": {"models", "losses", "ensemble", "ranking", "metrics", "baselines"},
+    "mathematics": {"models", "losses", "ensemble", "ranking", "top_k", "metrics", "baselines"},
     "data": {"data"},
     "distributed": {"distributed"},
     "loop": {"training", "fitting", "memory", "runs", "inference", "evaluation", "checkpoint", "reporting"}
