@@ -186,9 +186,8 @@ def _first_level(row: Float32Array, offset: Float32Array, rank: int) -> np.float
         for j in range(GROUP):
             best = max(best, scores[j] + added[j])
         maxima[g] = best + np.float32(0)
-    level = (
-        _divide(_keys(maxima), rank, rank + rank // 4)[0] - 2
-    )  # below: 1 would be -0.0 where the level is 0.0
+    level, _ = _divide(_keys(maxima), rank, rank + rank // 4)
+    level -= 2  # what reaches it exceeds this; 1 less than 0.0 would be -0.0
     if level <= _LOWEST:
         return np.float32(-np.inf)
     bits = np.array([level], np.int32)

@@ -71,7 +71,7 @@ def test_equals_a_stable_sort(seed: int, users: int, num_items: int, k: int, wid
     same(ranked(scores, masked, k, width), sorted_lists(scores, masked, k))
 
 
-@pytest.mark.parametrize("order", ["rising", "falling", "equal", "random", "blocks"])
+@pytest.mark.parametrize("order", ["rising", "falling", "equal", "random", "blocks", "nothing"])
 @pytest.mark.parametrize("k", [1, 7, FIRST // GROUP - 1, FIRST // GROUP, 1000])
 def test_many_items_in_any_order(order: str, k: int) -> None:
     """Long enough for the first level and for throwing candidates away many times."""
@@ -83,8 +83,9 @@ def test_many_items_in_any_order(order: str, k: int) -> None:
         "equal": np.zeros(num_items),
         "random": rng.standard_normal(num_items),
         "blocks": np.arange(num_items) // (ROOM * k) % 3,
+        "nothing": np.where(np.arange(num_items) % 500, -np.inf, 1),
     }[order].astype(np.float32)
-    scores = np.stack([row, -row, row * 0])
+    scores = np.stack([row, np.where(np.isinf(row), row, -row), np.where(np.isinf(row), row, 0)])
     masked = rng.random(scores.shape) < np.array([[0], [0.5], [0.01]])
     for width in (FIRST, 777, num_items):
         same(ranked(scores, masked, k, width), sorted_lists(scores, masked, k))
