@@ -35,6 +35,7 @@ GROUP, FIRST = 16, 2048
 
 _ONES = np.uint64(0xFFFFFFFFFFFFFFFF)
 _SIGN = np.int32(0x7FFFFFFF)
+_PLACE = np.int64(0xFFFFFFFF)
 _LOWEST = np.int32(-0x7F800001)  # the key of -inf
 
 
@@ -65,10 +66,8 @@ class TopK:
 
     def best(self) -> tuple[Int64Array, Float32Array]:
         """Items and scores [b, min(k, num_items)], best first; -1 and -inf where a user has fewer."""
-        _finish(self._count, self._values, self._items, self._k)
-        values, items = self._values[:, : self._k], self._items[:, : self._k]
-        order = np.argsort(-values, axis=1, kind="stable")
-        return np.take_along_axis(items, order, axis=1), np.take_along_axis(values, order, axis=1)
+        order = np.sort(_finish(self._count, self._values, self._items, self._k), axis=1) & _PLACE
+        return np.take_along_axis(self._items, order, axis=1), np.take_along_axis(self._values, order, axis=1)
 
 
 @intrinsic
@@ -249,11 +248,16 @@ def _count(keys: Int32Array, level: int | np.int64) -> np.int32:
 
 
 @numba.njit(nogil=True, cache=True)
-def _finish(count: Int64Array, values: Float32Array, items: Int64Array, k: int) -> None:
-    """Bring every user's candidates down to k, or fill up to k."""
+def _finish(count: Int64Array, values: Float32Array, items: Int64Array, k: int) -> Int64Array:
+    """Bring every user's candidates down to k, or fill up to k; codes [b, k] that order them, each with its place."""
+    codes = np.empty((count.size, k), np.int64)
     for r in range(count.size):
         if count[r] > k:
             _shrink(values[r], items[r], count[r], k, k)
         else:
             values[r, count[r] : k] = -np.inf
             items[r, count[r] : k] = -1
+        keys = _keys(values[r, :k])
+        for place in range(k):
+            codes[r, place] = (-np.int64(keys[place]) << 32) | place
+    return codes
