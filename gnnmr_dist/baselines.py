@@ -25,6 +25,7 @@ from gnnmr_dist.ranking import (
     rank_top_k,
     train_counts,
     train_items,
+    users_at_once,
 )
 
 EASE_GRID = (10.0, 30.0, 100.0, 300.0, 1000.0)
@@ -189,7 +190,8 @@ def choose_ease(
 
 def _evaluate(graph: Graph, scorer: Scorer, users: Int64Array, lists: ItemLists, metric: str) -> float:
     k = int(metric.rpartition("@")[2])
-    ranked, _ = rank_top_k(scorer, users, train_items(graph), k)
+    block = users_at_once(scorer, graph.num_items)
+    ranked, _ = rank_top_k(scorer, users, train_items(graph), k, block=block)
     return metric_sums(ranked, lists.select(users), [k], train_counts(graph)).result()[metric]
 
 

@@ -23,7 +23,6 @@ from gnnmr_dist.inference import ROWS_AT_ONCE, embed_all, embed_unlinked_items
 from gnnmr_dist.metrics import MetricSums, rank_metrics
 from gnnmr_dist.models.encoder import Encoder, score_vectors
 from gnnmr_dist.ranking import (
-    SCORES_PER_BLOCK,
     EmbeddingScorer,
     Int64Array,
     ItemLists,
@@ -33,12 +32,10 @@ from gnnmr_dist.ranking import (
     rank_top_k,
     train_counts,
     train_items,
+    users_at_once,
 )
 
 ENSEMBLES = ("concatenation", "average", "aligned-average")
-
-USERS_PER_BLOCK = 256
-"""Users ranked at once. Blocks start at multiples of it on any number of workers, so every score has the same bits."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +171,7 @@ def evaluate(
     Raises:
         ValueError: a cut-off is not in 1..I, or a score is NaN.
     """
-    block = max(1, min(USERS_PER_BLOCK, SCORES_PER_BLOCK // graph.num_items))
+    block = users_at_once(scorer, graph.num_items)  # blocks start at its multiples on any number of workers
     share = shares(-(-relevant.users.size // block), mesh.world_size)[mesh.rank]
     stop = min(share.stop * block, relevant.users.size)
     positions = np.arange(share.start * block, stop, dtype=np.int64)

@@ -20,7 +20,7 @@ from gnnmr_dist.cli import Parser, guarded
 from gnnmr_dist.errors import InputError, bad_input
 from gnnmr_dist.loaded import LoadedRun, open_run
 from gnnmr_dist.new_items import NewItems, read_new_items
-from gnnmr_dist.ranking import SCORES_PER_BLOCK, Int64Array, ItemLists, rank_top_k, train_counts, train_items
+from gnnmr_dist.ranking import Int64Array, ItemLists, rank_top_k, train_counts, train_items, users_at_once
 
 ROWS_PER_BLOCK = 1 << 18
 """Recommendations held at once when writing a file."""
@@ -76,7 +76,7 @@ class Recommender:
 
         ``user`` and ``item`` are original ids, ``rank`` counts from 1, ``cold`` marks items without train interactions.
         """
-        block = max(1, SCORES_PER_BLOCK // len(self._ids))
+        block = users_at_once(self._scorer, len(self._ids))
         items, scores = rank_top_k(self._scorer, users, self._seen, self.k, block=block)
         listed, place = np.nonzero(items >= 0)
         numbers = items[listed, place]

@@ -25,7 +25,7 @@ MAX_MODULE_LINES, MAX_FUNCTION_LINES = 350, 50
 LAYERS: dict[str, set[str]] = {
     "foundation": {"__init__", "errors", "config", "cli", "randomness", "storage", "data.graph"},
     "mathematics": {"models", "losses", "step_losses", "loss_kernels", "row_adam", "row_adam_kernels"}
-    | {"ensemble", "ranking", "metrics", "baselines"},
+    | {"ensemble", "ranking", "top_k", "metrics", "baselines"},
     "data": {"data"},
     "distributed": {"distributed"},
     "loop": {"training", "fitting", "memory", "runs", "inference", "evaluation", "checkpoint", "reporting"}

@@ -15,7 +15,7 @@ import torch
 from helpers import make_settings, planted, random_graph
 from torch import Tensor
 
-from gnnmr_dist import evaluation
+from gnnmr_dist import ranking
 from gnnmr_dist.data.graph import Graph
 from gnnmr_dist.data.interactions import Interactions
 from gnnmr_dist.distributed.mesh import one_process
@@ -117,7 +117,7 @@ def brute_force(graph: Graph, relevant: Relevant, scores: np.ndarray, k: int) ->
 def test_same_bits_for_any_number_of_workers(
     world_size: int, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluation, "USERS_PER_BLOCK", block)
+    monkeypatch.setattr(ranking, "USERS_PER_BLOCK", block)
     graph, relevant, vectors = problem()
     scorer = make_scorer("concatenation", ["a", "b"], vectors, graph, None)
     single = evaluate(scorer, graph, relevant, KS, one_process(2))

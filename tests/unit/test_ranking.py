@@ -1,5 +1,6 @@
 """Exact top-k: masks, ties, padding and blocks, against a sort in plain Python."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ from gnnmr_dist.data.graph import build_graph
 from gnnmr_dist.ranking import (
     EmbeddingScorer,
     ItemLists,
+    _rank_rows,
     item_lists,
     popularity_offset,
     rank_top_k,
@@ -86,10 +88,10 @@ def test_nan_and_bad_k_are_refused() -> None:
     num_items=st.integers(1, 40),
     k=st.integers(1, 12),
     levels=st.integers(1, 6),
-    block=st.sampled_from([None, 1, 2, 5]),
+    block=st.sampled_from([1, 2, 5, 128]),
 )
 def test_equals_a_sort_whatever_the_ties(
-    seed: int, num_users: int, num_items: int, k: int, levels: int, block: int | None
+    seed: int, num_users: int, num_items: int, k: int, levels: int, block: int
 ) -> None:
     rng = np.random.default_rng(seed)
     matrix = (rng.integers(0, levels, (num_users, num_items)) - levels // 2).astype(np.float32) / 3
@@ -100,6 +102,89 @@ def test_equals_a_sort_whatever_the_ties(
     real = items >= 0
     assert (scores[real] == matrix[users][np.nonzero(real)[0], items[real]]).all()
     assert np.isneginf(scores[~real]).all()
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(1)
+
+
+def embeddings(num_users: int, num_items: int, ties: bool) -> EmbeddingScorer:
+    """Vectors whose products are exact in float32 where ``ties``, so that no order of sums changes them."""
+    generator = torch.Generator().manual_seed(num_items)
+    sides = [torch.randn(n, 8, generator=generator) for n in (num_users, num_items)]
+    if ties:
+        sides = [(side * 2).round() for side in sides]
+    return EmbeddingScorer(sides[0], sides[1], torch.arange(num_items) % 3 / 4)
+
+
+@pytest.mark.parametrize("num_items", [3, 2048, 2049, 5000])
+def test_embeddings_in_tiles_equal_a_sort_of_whole_rows(num_items: int) -> None:
+    scorer, users = embeddings(200, num_items, ties=True), np.arange(199, -1, -1)
+    rng = np.random.default_rng(0)
+    rows = [
+        np.sort(rng.choice(num_items, min(num_items, u % 40), replace=False)).tolist() for u in range(200)
+    ]
+    items, values = rank_top_k(scorer, users, lists(rows), 10)
+    whole = scorer.scores(users).numpy()
+    assert items.tolist() == [naive(whole[j], set(rows[u]), 10) for j, u in enumerate(users)]
+    real = items >= 0
+    assert (values[real] == whole[np.nonzero(real)[0], items[real]]).all()
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_the_same_bits_on_two_threads_and_in_shares_of_whole_blocks() -> None:
+    scorer, seen, users = (
+        embeddings(1000, 3000, ties=False),
+        lists([[u % 7] for u in range(1000)]),
+        np.arange(1000),
+    )
+    items, values = rank_top_k(scorer, users, seen, 20)
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(1)
+    for shares in ([users], [users[:128], users[128:]], [users[:640], users[640:896], users[896:]]):
+        parts = [rank_top_k(scorer, share, seen, 20) for share in shares]
+        assert np.array_equal(np.concatenate([i for i, _ in parts]), items)
+        assert np.array_equal(np.concatenate([v for _, v in parts]), values)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_an_error_on_a_thread_reaches_the_caller_and_threads_are_as_before() -> None:
+    scorer = embeddings(1000, 100, ties=False)
+    scorer.user_embeddings[700] = torch.nan
+    with pytest.raises(ValueError, match="NaN"):
+        rank_top_k(scorer, np.arange(1000), lists([[]] * 1000), 5)
+    assert torch.get_num_threads() == 2
+
+
+def test_vectors_that_want_gradients_or_have_other_types() -> None:
+    scorer = embeddings(5, 9, ties=True)
+    seen, users = lists([[]] * 5), np.arange(5)
+    expected = rank_top_k(scorer, users, seen, 4)[0]
+    for change in (lambda t: t.double(), lambda t: t.half(), lambda t: t.clone().requires_grad_()):
+        other = EmbeddingScorer(
+            change(scorer.user_embeddings), change(scorer.item_embeddings), scorer.item_offset
+        )
+        assert np.array_equal(rank_top_k(other, users, seen, 4)[0], expected)
+
+
+@given(
+    seed=st.integers(0, 2**31), num_items=st.integers(1, 40), k=st.integers(1, 50), levels=st.integers(1, 5)
+)
+def test_torch_operations_for_other_devices_give_the_same(
+    seed: int, num_items: int, k: int, levels: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    matrix = torch.from_numpy((rng.integers(0, levels, (3, num_items)) - 1).astype(np.float32))
+    matrix[torch.from_numpy(rng.random((3, num_items)) < 0.1)] = -torch.inf
+    rows = [np.flatnonzero(rng.random(num_items) < 0.3).tolist() for _ in range(3)]
+    expected = rank_top_k(Fixed(matrix), np.arange(3), lists(rows), k)
+    items, values = _rank_rows(matrix.clone(), np.arange(3), [lists(rows)], k)
+    assert np.array_equal(items, expected[0][:, : items.shape[1]])
+    assert np.array_equal(values, expected[1][:, : items.shape[1]])
+    assert (expected[0][:, items.shape[1] :] == -1).all()
 
 
 def test_embedding_scorer_is_dot_product_plus_offset() -> None:
