@@ -1,5 +1,5 @@
 # Everything runs in .venv, made by the first target that needs it. `make` alone lists the targets.
-# Variables: PYTHON (interpreter for the environment), TORCH_INDEX (see CONTRIBUTING.md), DEMO_WORKERS, DEMO_EPOCHS.
+# Variables: PYTHON (interpreter for the environment), TORCH_INDEX (see CONTRIBUTING.md), DEMO_WORKERS, DEMO_EPOCHS, PEER, DATASET.
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -18,7 +18,7 @@ PLANTED := --users 1000 --items 600 --interactions-per-user 8 --noise 0.25
 PLANTED_TRAINING := --global-batch-size 256
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint types format check constraints clean
+.PHONY: help setup demo test test-fast bench lint types format check constraints clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -54,6 +54,13 @@ test: $(STAMP) ## all tests
 
 test-fast: $(STAMP) ## the tests that start neither Ray nor several processes
 	@$(PY) -m pytest -m 'not ray and not multiprocess'
+
+BENCHES := attention sampler step exchange scaling inference ranking prepare
+
+bench: $(STAMP) ## every benchmark in a small size, under 10 minutes; PEER=DIR DATASET=DIR adds bench_peer
+	@for name in $(BENCHES); do echo "== $$name"; $(PY) benchmarks/bench_$$name.py --quick || exit 1; done
+	@if [ -n "$(PEER)" ]; then echo "== peer"; $(PY) benchmarks/bench_peer.py --quick --peer "$(PEER)" --dataset "$(DATASET)"; \
+	 else echo "== peer: left out, it needs PEER=DIR (an MMRec checkout) and DATASET=DIR"; fi
 
 lint: $(STAMP) ## ruff: rules and format
 	@$(PY) -m ruff check $(CODE)
