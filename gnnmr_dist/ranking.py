@@ -223,7 +223,7 @@ def _map_blocks(scorer: Scorer) -> Iterator[Callable[..., Iterable[None]]]:
     if not _tiled(scorer):
         yield map
         return
-    assert len(scorer.columns) and scorer.offset.numel()  # made here: threads would each make their own
+    _ = scorer.columns, scorer.offset  # made here: threads would each make their own
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
