@@ -68,7 +68,7 @@ class LonelyMesh(Mesh):
 def test_any_number_of_workers_ranks_the_same_blocks_of_users(
     loaded: LoadedRun, world: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gnnmr_dist.evaluation.USERS_PER_BLOCK", 8)
+    monkeypatch.setattr("gnnmr_dist.ranking.USERS_PER_BLOCK", 8)
     relevant = relevant_items(loaded.dataset.interactions("valid"), 60)
     spy = BlockSpy()
     for rank in range(world):
