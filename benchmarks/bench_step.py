@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from measure import HERE, Report, parser, ratio, spread, use_threads
 from ours_run import make_session
 from paced import Trainer, in_turns, open_modalities, trainer_parser
-from torch import Tensor
 
 from gnnmr_dist import fitting, training
 from gnnmr_dist.distributed.mesh import Mesh
@@ -98,7 +98,7 @@ def stages(options: argparse.Namespace) -> tuple[dict[str, float], float]:
     watch.watch(fitting, "gather_rows", "features")
     watch.watch(fitting, "train_step", "losses and rest")
     watch.watch(training, "step_scores", "forward")
-    watch.watch(Tensor, "backward", "backward")
+    watch.watch(torch.autograd, "backward", "backward")
     for name in dir(Mesh):
         if name.startswith(("sum_", "start_", "gather_")):
             watch.watch(Mesh, name, "reduction" if name.startswith("sum_") else "exchange")
