@@ -5,8 +5,12 @@ Axes: M modalities, b rows of this replica, p own columns, n users, C candidates
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -132,11 +136,55 @@ def train_step(
         settings: all settings.
         meanwhile: called while the scores travel.
     """
+    with threads_for(models, mesh.device) as each:
+        losses = _forward_and_backward(each, models, data, rows, present, mesh, settings, meanwhile)
+        _update(each, models, mesh, settings.training.grad_clip)
+    mesh.sum_world(losses)
+    return losses.cpu() / data.total
+
+
+Each = Callable[..., Iterable[Any]]
+
+
+@contextmanager
+def threads_for(models: Sequence[ModalityModel], device: torch.device) -> Iterator[Each]:
+    """A ``map`` over the hosted models: on the CPU each in a thread of its own, as far as torch's threads go.
+
+    A step is many small operations, which several threads for each of them hardly speed up; models are independent.
+    """
+    threads = torch.get_num_threads()
+    at_once = min(threads, len(models)) if device.type == "cpu" else 1
+    if at_once <= 1:
+        yield map
+        return
+    torch.set_num_threads(threads // at_once)
+    try:
+        yield _pool(at_once, threads // at_once).map
+    finally:
+        torch.set_num_threads(threads)
+
+
+@lru_cache(maxsize=1)
+def _pool(at_once: int, threads_each: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(at_once, "model", initializer=torch.set_num_threads, initargs=(threads_each,))
+
+
+def _forward_and_backward(
+    each: Each,
+    models: Sequence[ModalityModel],
+    data: StepData,
+    rows: Sequence[ItemRows],
+    present: Tensor | None,
+    mesh: Mesh,
+    settings: Settings,
+    meanwhile: Callable[[], None],
+) -> Tensor:
+    """Gradients of every hosted model; the losses of their rows, summed, float64 [M, 2]."""
     loss, scale, cells = settings.loss, 1 / data.total, data.cells
-    scores = [step_scores(model, data, own, settings) for model, own in zip(models, rows, strict=True)]
+    scores = list(each(lambda model, own: step_scores(model, data, own, settings), models, rows))
     flat = torch.stack([cells.flat(*pair).detach() for pair in scores])
     gathered = mesh.start_gather(_packed(flat, settings))
-    truths = [truth_gradient(pair, cells, loss.supervised, scale) for pair in scores]
+    truths = list(each(lambda pair: truth_gradient(pair, cells, loss.supervised, scale), scores))
     meanwhile()
     judges = make_judges(
         _unpacked(gathered(), flat.dtype),
@@ -146,14 +194,15 @@ def train_step(
         temperature=loss.distill_temperature,
     )
     losses = torch.zeros(mesh.num_modalities, 2, dtype=torch.float64, device=mesh.device)
-    for model, pair, (truth, grad) in zip(models, scores, truths, strict=True):
-        kl = add_kl_gradient(pair, judges, model.number, loss.distill_weight * scale, grad)
-        losses[model.number, 0], losses[model.number, 1] = truth, kl
+
+    def learn(model: ModalityModel, pair: Pair, truth: tuple[Tensor | float, Pair]) -> None:
+        kl = add_kl_gradient(pair, judges, model.number, loss.distill_weight * scale, truth[1])
+        losses[model.number, 0], losses[model.number, 1] = truth[0], kl
         model.optimizer.zero_grad()
-        torch.autograd.backward(pair, grad)
-    _update(models, mesh, settings.training.grad_clip)
-    mesh.sum_world(losses)
-    return losses.cpu() / data.total
+        torch.autograd.backward(pair, truth[1])
+
+    list(each(learn, models, scores, truths))
+    return losses
 
 
 def _packed(scores: Tensor, settings: Settings) -> Tensor:
@@ -165,7 +214,7 @@ def _unpacked(scores: Tensor, dtype: torch.dtype) -> Tensor:
     return scores.view(torch.bfloat16).to(dtype) if scores.dtype == torch.uint8 else scores
 
 
-def _update(models: Sequence[ModalityModel], mesh: Mesh, grad_clip: float) -> None:
+def _update(each: Each, models: Sequence[ModalityModel], mesh: Mesh, grad_clip: float) -> None:
     dense: list[Tensor] = []
     for model in models:
         for parameter in model.optimizer.dense_parameters.values():
@@ -177,10 +226,13 @@ def _update(models: Sequence[ModalityModel], mesh: Mesh, grad_clip: float) -> No
         for table in model.optimizer.table_parameters.values():
             own = table.new_zeros(table.shape, layout=torch.sparse_coo) if table.grad is None else table.grad
             table.grad = mesh.sum_rows(own)
-    for model in models:
+
+    def move(model: ModalityModel) -> None:
         if grad_clip > 0:
             _clip([p.grad for p in model.parameters() if p.grad is not None], grad_clip)
         model.optimizer.step()
+
+    list(each(move, models))
 
 
 def _clip(gradients: Sequence[Tensor], largest: float) -> None:
