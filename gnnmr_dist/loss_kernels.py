@@ -149,12 +149,8 @@ def mutual_kl(
         grad: (own, shared), added to.
     """
     pointers, rows = rows_by_user(row_user, student[1].shape[0])
-    columns, width = (
-        student[1].shape[1],
-        student[0].shape[1],
-    )  # rows of one array would have an unknown layout
-    teacher, q = np.empty(columns, np.float32), np.empty(columns, np.float32)
-    own_t, own_q = np.empty(width, np.float32), np.empty(width, np.float32)
+    teacher, q = np.empty(student[1].shape[1], np.float32), np.empty(student[1].shape[1], np.float32)
+    own_t, own_q = np.empty(student[0].shape[1], np.float32), np.empty(student[0].shape[1], np.float32)
     factor, loss = soften * scale, 0.0
     for u in range(student[1].shape[0]):
         cells = (student[1][u], value[1][u], total[1][u], count[1], present[1], masked[1][u])
