@@ -60,13 +60,17 @@ def modality_vectors(
 
     Workers of one group split nothing here: with more replicas than one they compute the same (docs/decisions.md).
     """
-    own = []
-    for name, encoder in encoders:
+    own = torch.empty(0)
+    for place, (name, encoder) in enumerate(encoders):
         table = dataset.features(name)
         embeddings = embed_all(encoder, dataset.graph, table)
         _forget_ids_of_cold_items(embeddings, encoder, dataset.graph, table)
-        own.append(score_vectors(embeddings, settings.score))
-    return mesh.gather_modalities(torch.stack(own))
+        vectors = score_vectors(embeddings, settings.score)
+        if place == 0:  # one table for all, filled as they come: never two copies of everything
+            own = vectors.new_empty((len(mesh.hosted), *vectors.shape))
+        own[place] = vectors
+        del embeddings, vectors
+    return mesh.gather_modalities(own)
 
 
 def _forget_ids_of_cold_items(

@@ -37,8 +37,8 @@ def embed_all(
     """Embeddings of all nodes, float32 [N, d]: users first, then items.
 
     Users without train interactions get the mean embedding of the users that have some (sketched: large effect), since
-    their own ID vector was never trained. Beyond the N rows of two layers and of the result, memory is that of
-    ``rows_at_once`` feature rows or ``edges_at_once`` edges (and of one row, if it has more).
+    their own ID vector was never trained. Beyond the N rows of every layer, of what one layer sends and of the result,
+    memory is that of ``rows_at_once`` feature rows or ``edges_at_once`` edges (and of one row, if it has more).
     """
     degree = torch.from_numpy(graph.degree().astype(np.float32))
     h = _inputs(encoder, graph, table, rows_at_once)
@@ -47,7 +47,11 @@ def embed_all(
         assert isinstance(layer, Layer)
         h = encoder.activate(_one_layer(layer, h, graph, degree, rows_at_once, edges_at_once))
         layers.append(h)
-    return mean_user_fallback(encoder.combine(layers), degree[: graph.num_users])
+    parts = [
+        encoder.combine([h[part.start : part.stop] for h in layers])
+        for part in _ranges(graph.num_nodes, rows_at_once)
+    ]
+    return mean_user_fallback(torch.cat(parts), degree[: graph.num_users])
 
 
 def mean_user_fallback(embeddings: Tensor, user_degree: Tensor) -> Tensor:

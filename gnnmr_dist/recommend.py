@@ -16,11 +16,20 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from gnnmr_dist import storage
+from gnnmr_dist.approximate import SAMPLE, ApproximateIndex
 from gnnmr_dist.cli import Parser, guarded
 from gnnmr_dist.errors import InputError, bad_input
 from gnnmr_dist.loaded import LoadedRun, open_run
 from gnnmr_dist.new_items import NewItems, read_new_items
-from gnnmr_dist.ranking import Int64Array, ItemLists, rank_top_k, train_counts, train_items, users_at_once
+from gnnmr_dist.ranking import (
+    Float32Array,
+    Int64Array,
+    ItemLists,
+    rank_top_k,
+    train_counts,
+    train_items,
+    users_at_once,
+)
 
 ROWS_PER_BLOCK = 1 << 18
 """Recommendations held at once when writing a file."""
@@ -56,10 +65,12 @@ class Recommender:
         nothing = ItemLists(np.zeros(dataset.num_users + 1, np.int64), np.zeros(0, np.int64))
         self._seen = nothing if include_seen else train_items(dataset.graph)
         self._user_ids = pa.array(dataset.user_ids)
+        self._index: ApproximateIndex | None = None
+        self.note = ""
 
     @property
     def schema(self) -> Any:
-        """Columns of :meth:`table`."""
+        """Columns of :meth:`table`; its metadata tell what an approximate index is worth, if there is one."""
         return pa.schema(
             [
                 ("user", self._user_ids.type),
@@ -68,16 +79,40 @@ class Recommender:
                 ("title", pa.string()),
                 ("score", pa.float32()),
                 ("cold", pa.bool_()),
-            ]
+            ],
+            metadata={"ranking": self.note} if self.note else None,
         )
+
+    def approximate(self, users: Int64Array, recall: float) -> str:
+        """Search an approximate index from now on; what it is, in one line.
+
+        Args:
+            users: those to recommend to; a sample of them measures the recall.
+            recall: the mean share of the exact lists to reach, above 0 and up to 1.
+
+        Raises:
+            InputError: ``recall`` is out of range, or FAISS is not installed.
+        """
+        index = ApproximateIndex(self._scorer, users, self._seen, self.k, recall)
+        self._index = index
+        self.note = (
+            f"approximate: {index.recall:.4f} of the exact lists of {min(SAMPLE, users.size)} sampled users found, "
+            f"reading {index.probes} of {index.num_lists} lists of items"
+        )
+        return self.note
+
+    def _rank(self, users: Int64Array) -> tuple[Int64Array, Float32Array]:
+        if self._index is not None:
+            return self._index.rank(users)
+        block = users_at_once(self._scorer, len(self._ids))
+        return rank_top_k(self._scorer, users, self._seen, self.k, block=block)
 
     def table(self, users: Int64Array) -> Any:
         """Recommendations of user numbers [n], as an Arrow table of up to k rows each, users in the order given.
 
         ``user`` and ``item`` are original ids, ``rank`` counts from 1, ``cold`` marks items without train interactions.
         """
-        block = users_at_once(self._scorer, len(self._ids))
-        items, scores = rank_top_k(self._scorer, users, self._seen, self.k, block=block)
+        items, scores = self._rank(users)
         listed, place = np.nonzero(items >= 0)
         numbers = items[listed, place]
         columns = [
@@ -104,6 +139,14 @@ def parser() -> Parser:
         "--row", default="concatenation", help="ensemble or modality to rank by [concatenation]"
     )
     made.add_argument("--new-items", metavar="FILE", help="Parquet file of items the data set does not know")
+    made.add_argument(
+        "--approximate",
+        metavar="RECALL",
+        type=float,
+        nargs="?",
+        const=0.95,
+        help="search an approximate index (needs faiss-cpu) that finds this share of the exact lists [0.95]",
+    )
     made.add_argument("--include-seen", action="store_true", help="also recommend the user's train items")
     made.add_argument("--output", metavar="FILE", help="where to write, .parquet or .csv [the terminal]")
     made.add_argument("--dataset", metavar="DIR", help="where the data set is [where it was at training]")
@@ -125,7 +168,10 @@ def command(argv: Sequence[str] | None) -> None:
     recommender = Recommender(
         run, arguments.k, arguments.row, new_items=new, include_seen=arguments.include_seen
     )
-    for note in [*(new.notes if new else ()), *_unknown_users(run, users)]:
+    notes = [*(new.notes if new else ()), *_unknown_users(run, users)]
+    if arguments.approximate is not None:
+        notes.append(recommender.approximate(users, arguments.approximate))
+    for note in notes:
         print(f"note: {note}", file=sys.stderr)
     if arguments.output is None:
         print(_text(recommender.table(users)))

@@ -25,7 +25,7 @@ MAX_MODULE_LINES, MAX_FUNCTION_LINES = 350, 50
 LAYERS: dict[str, set[str]] = {
     "foundation": {"__init__", "errors", "config", "cli", "randomness", "storage", "data.graph"},
     "mathematics": {"models", "losses", "step_losses", "loss_kernels", "row_adam", "row_adam_kernels"}
-    | {"ensemble", "ranking", "top_k", "metrics", "baselines"},
+    | {"ensemble", "ranking", "top_k", "approximate", "metrics", "baselines"},
     "data": {"data"},
     "distributed": {"distributed"},
     "loop": {"training", "fitting", "memory", "runs", "inference", "evaluation", "checkpoint", "reporting"}
@@ -42,7 +42,9 @@ FOUNDATION_OF_MATHEMATICS = {"__init__", "errors", "randomness", "data.graph"}
 ONLY_IN: dict[str, tuple[str, ...]] = {
     "ray": (f"{PACKAGE}/launch.py", "tune/", "cluster/", "tests/", "benchmarks/"),
     "torch.distributed": (f"{PACKAGE}/distributed/", "tests/"),
+    "faiss": (f"{PACKAGE}/approximate.py", "tests/", "benchmarks/"),
 }
+EXTRAS = {"faiss": "faiss-cpu"}  # modules of optional dependencies of users, and whose they are
 PICKLERS = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 PICKLE_CALLS = {"torch.load", "torch.save", "pandas.read_pickle", "pd.read_pickle"}
 
@@ -146,7 +148,7 @@ def one_direction(path: str, source: str) -> list[str]:
 
 
 def declared(path: str, source: str) -> list[str]:
-    """The package imports the standard library and the run-time dependencies of pyproject.toml only."""
+    """The package imports the standard library, its dependencies, and modules of EXTRAS that an extra for users has."""
     if not path.startswith(f"{PACKAGE}/"):
         return []
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -155,6 +157,10 @@ def declared(path: str, source: str) -> list[str]:
         for line in project["dependencies"]
     }
     known = {name.replace("-", "_") for name in names} | set(sys.stdlib_module_names) | {PACKAGE}
+    extras = " ".join(
+        line for key, lines in project["optional-dependencies"].items() if key != "dev" for line in lines
+    )
+    known |= {module for module, library in EXTRAS.items() if library in extras}
     return [
         f"{path}:{line}: {name} is no run-time dependency in pyproject.toml"
         for line, name in imported(ast.parse(source), path)
@@ -250,6 +256,7 @@ OFFENDERS = [
     (one_direction, "gnnmr_dist/launch.py", "from tune import space\n"),
     (one_direction, "gnnmr_dist/helpers.py", "x = 1\n"),
     (declared, "gnnmr_dist/reporting.py", "import pandas\n"),
+    (libraries_in_place, "gnnmr_dist/ranking.py", "def f():\n    import faiss\n"),
     (small, "gnnmr_dist/training.py", "x = 1\n" * MAX_MODULE_LINES),
     (small, "benchmarks/speed.py", LONG),
     (documented, "gnnmr_dist/training.py", "x = 1\n"),
@@ -271,6 +278,7 @@ INNOCENT = [
         "from gnnmr_dist import __version__\nfrom .losses import bpr_loss\n",
     ),
     (declared, "gnnmr_dist/models/layers.py", "import json, torch_geometric.nn\n"),
+    (declared, "gnnmr_dist/approximate.py", "import faiss\n"),
     (small, "gnnmr_dist/training.py", 'def f():\n    """Doc.\n' + "    more\n" * 60 + '    """\n'),
     (documented, "gnnmr_dist/training.py", '"""Doc."""\ndef _private():\n    pass\n'),
 ]
