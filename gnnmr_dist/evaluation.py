@@ -20,8 +20,9 @@ from gnnmr_dist.data.steps import gather_rows
 from gnnmr_dist.distributed.mesh import Mesh, shares
 from gnnmr_dist.ensemble import aligned_average, average, concatenation, procrustes_rotation
 from gnnmr_dist.inference import ROWS_AT_ONCE, embed_all, embed_unlinked_items
+from gnnmr_dist.members import Member
 from gnnmr_dist.metrics import MetricSums, rank_metrics
-from gnnmr_dist.models.encoder import Encoder, score_vectors
+from gnnmr_dist.models.encoder import Network, score_vectors
 from gnnmr_dist.ranking import (
     EmbeddingScorer,
     Int64Array,
@@ -54,17 +55,17 @@ def relevant_items(interactions: Interactions, num_users: int) -> Relevant:
 
 
 def modality_vectors(
-    encoders: Iterable[tuple[str, Encoder]], dataset: Dataset, settings: ModelSettings, mesh: Mesh
+    encoders: Iterable[tuple[Member, Network]], dataset: Dataset, settings: ModelSettings, mesh: Mesh
 ) -> Tensor:
-    """Score vectors of all nodes in all modalities, [M, N, d] on every worker; each computes those it hosts.
+    """Score vectors of all nodes of all members, [M, N, d] on every worker; each computes those it hosts.
 
     Workers of one group split nothing here: with more replicas than one they compute the same (docs/decisions.md).
     """
     own = torch.empty(0)
-    for place, (name, encoder) in enumerate(encoders):
-        table = dataset.features(name)
-        embeddings = embed_all(encoder, dataset.graph, table)
-        _forget_ids_of_cold_items(embeddings, encoder, dataset.graph, table)
+    for place, (member, encoder) in enumerate(encoders):
+        tables = [dataset.features(info.name) for info in member.modalities]
+        embeddings = embed_all(encoder, dataset.graph, tables)
+        _forget_ids_of_cold_items(embeddings, encoder, dataset.graph, tables)
         vectors = score_vectors(embeddings, settings.score)
         if place == 0:  # one table for all, filled as they come: never two copies of everything
             own = vectors.new_empty((len(mesh.hosted), *vectors.shape))
@@ -74,7 +75,7 @@ def modality_vectors(
 
 
 def _forget_ids_of_cold_items(
-    embeddings: Tensor, encoder: Encoder, graph: Graph, table: FeatureTable
+    embeddings: Tensor, encoder: Network, graph: Graph, tables: Sequence[FeatureTable]
 ) -> None:
     """Replace the embeddings [N, d] of items without train interactions, in place, by those of their features alone.
 
@@ -85,14 +86,19 @@ def _forget_ids_of_cold_items(
     cold = np.flatnonzero(train_counts(graph) == 0)
     for start in range(0, cold.size, ROWS_AT_ONCE):
         some = cold[start : start + ROWS_AT_ONCE]
-        rows = gather_rows(table, some).to(embeddings.device)
+        rows = [gather_rows(table, some).to(embeddings.device) for table in tables]
         places = torch.from_numpy(some + graph.num_users).to(embeddings.device)
-        embeddings[places] = embed_unlinked_items(encoder, rows)
+        embeddings[places] = embed_unlinked_items(encoder, rows, some.size)
 
 
-def presence_table(dataset: Dataset) -> npt.NDArray[np.bool_]:
-    """Bool [M, I]: whether each item has a row in each modality, in the data set's order of modalities."""
-    return np.stack([np.asarray(dataset.features(info.name).present) for info in dataset.modalities])
+def presence_table(dataset: Dataset, members: Sequence[Member]) -> npt.NDArray[np.bool_]:
+    """Bool [M, I]: whether a member has anything to read of an item (one that reads IDs alone has, of every item)."""
+
+    def row(member: Member) -> npt.NDArray[np.bool_]:
+        read = [np.asarray(dataset.features(info.name).present) for info in member.modalities]
+        return np.any(read, axis=0) if read else np.ones(dataset.num_items, np.bool_)
+
+    return np.stack([row(member) for member in members])
 
 
 def combine(

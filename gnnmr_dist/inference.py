@@ -7,7 +7,8 @@ d width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from gnnmr_dist.data.dataset import FeatureTable
 from gnnmr_dist.data.graph import Graph
 from gnnmr_dist.data.steps import gather_rows, slice_block
 from gnnmr_dist.models.blocks import make_block
-from gnnmr_dist.models.encoder import Encoder
+from gnnmr_dist.models.encoder import Encoder, Network
 from gnnmr_dist.models.inputs import ItemRows
 from gnnmr_dist.models.layers import Layer
 
@@ -27,9 +28,9 @@ EDGES_AT_ONCE = 1 << 20
 
 @torch.no_grad()
 def embed_all(
-    encoder: Encoder,
+    network: Network,
     graph: Graph,
-    table: FeatureTable,
+    tables: Sequence[FeatureTable],
     *,
     rows_at_once: int = ROWS_AT_ONCE,
     edges_at_once: int = EDGES_AT_ONCE,
@@ -39,19 +40,41 @@ def embed_all(
     Users without train interactions get the mean embedding of the users that have some (sketched: large effect), since
     their own ID vector was never trained. Beyond the N rows of every layer, of what one layer sends and of the result,
     memory is that of ``rows_at_once`` feature rows or ``edges_at_once`` edges (and of one row, if it has more).
+
+    Args:
+        network: of one member.
+        graph: the train graph.
+        tables: of the modalities that the member reads.
     """
     degree = torch.from_numpy(graph.degree().astype(np.float32))
-    h = _inputs(encoder, graph, table, rows_at_once)
+    slices = _Slices(graph, degree, rows_at_once, edges_at_once)
+    parts = [_propagated(encoder, slices, [tables[m] for m in reads]) for encoder, reads in network.branches]
+    return mean_user_fallback(network.fuse(parts), degree[: graph.num_users])
+
+
+@dataclass(frozen=True)
+class _Slices:
+    """The graph, its degrees as floats, and how much of it to take at once."""
+
+    graph: Graph
+    degree: Tensor
+    rows: int
+    edges: int
+
+
+def _propagated(encoder: Encoder, slices: _Slices, tables: Sequence[FeatureTable]) -> Tensor:
+    """One encoder's embeddings [N, d] of all nodes."""
+    h = _inputs(encoder, slices.graph, tables, slices.rows)
     layers = [h]
     for layer in encoder.layers:
         assert isinstance(layer, Layer)
-        h = encoder.activate(_one_layer(layer, h, graph, degree, rows_at_once, edges_at_once))
+        h = encoder.activate(_one_layer(layer, h, slices))
         layers.append(h)
     parts = [
         encoder.combine([h[part.start : part.stop] for h in layers])
-        for part in _ranges(graph.num_nodes, rows_at_once)
+        for part in _ranges(slices.graph.num_nodes, slices.rows)
     ]
-    return mean_user_fallback(torch.cat(parts), degree[: graph.num_users])
+    return torch.cat(parts)
 
 
 def mean_user_fallback(embeddings: Tensor, user_degree: Tensor) -> Tensor:
@@ -64,27 +87,25 @@ def mean_user_fallback(embeddings: Tensor, user_degree: Tensor) -> Tensor:
     return embeddings
 
 
-def _inputs(encoder: Encoder, graph: Graph, table: FeatureTable, rows_at_once: int) -> Tensor:
+def _inputs(encoder: Encoder, graph: Graph, tables: Sequence[FeatureTable], rows_at_once: int) -> Tensor:
     parts = []
     device = next(encoder.parameters()).device
     for part in _ranges(graph.num_users, rows_at_once):
         parts.append(encoder.users(torch.arange(part.start, part.stop, device=device)))
     for part in _ranges(graph.num_items, rows_at_once):
         items = np.arange(part.start, part.stop)
-        parts.append(encoder.items(torch.from_numpy(items).to(device), gather_rows(table, items).to(device)))
+        rows = [gather_rows(table, items).to(device) for table in tables]
+        parts.append(encoder.items(torch.from_numpy(items).to(device), rows))
     return torch.cat(parts)
 
 
-def _one_layer(
-    layer: Layer, h: Tensor, graph: Graph, degree: Tensor, rows_at_once: int, edges_at_once: int
-) -> Tensor:
-    chunks = [layer.transform(h[part.start : part.stop]) for part in _ranges(h.shape[0], rows_at_once)]
+def _one_layer(layer: Layer, h: Tensor, slices: _Slices) -> Tensor:
+    chunks = [layer.transform(h[part.start : part.stop]) for part in _ranges(h.shape[0], slices.rows)]
     source = tuple(torch.cat(tensors) for tensors in zip(*chunks, strict=True))
     out = h.new_empty(h.shape)
-    for nodes in _slices(graph, rows_at_once, edges_at_once):
-        out[nodes.start : nodes.stop] = layer.aggregate(
-            source, slice_block(graph, nodes, degree).to(h.device)
-        )
+    for nodes in _node_slices(slices.graph, slices.rows, slices.edges):
+        block = slice_block(slices.graph, nodes, slices.degree).to(h.device)
+        out[nodes.start : nodes.stop] = layer.aggregate(source, block)
     return out
 
 
@@ -93,7 +114,7 @@ def _ranges(total: int, size: int) -> Iterator[range]:
         yield range(start, min(start + size, total))
 
 
-def _slices(graph: Graph, rows: int, edges: int) -> Iterator[range]:
+def _node_slices(graph: Graph, rows: int, edges: int) -> Iterator[range]:
     """Consecutive ranges of nodes, each of at most ``rows`` rows and ``edges`` edges, but at least one row."""
     start = 0
     while start < graph.num_nodes:
@@ -104,12 +125,20 @@ def _slices(graph: Graph, rows: int, edges: int) -> Iterator[range]:
 
 
 @torch.no_grad()
-def embed_unlinked_items(encoder: Encoder, rows: ItemRows) -> Tensor:
-    """Embeddings [n, d] of items that have features and no interactions, e.g. new ones the data set does not know."""
-    h = encoder.items(None, rows)
+def embed_unlinked_items(network: Network, rows: Sequence[ItemRows], n: int) -> Tensor:
+    """Embeddings [n, d] of ``n`` items that have features and no interactions, e.g. new to the data set.
+
+    A member that reads no modality knows nothing of them: zeros.
+    """
+    return network.fuse(
+        [_unlinked(encoder, [rows[m] for m in reads], n) for encoder, reads in network.branches]
+    )
+
+
+def _unlinked(encoder: Encoder, rows: Sequence[ItemRows], n: int) -> Tensor:
+    h = encoder.featured_items(rows, n)
     nothing = torch.zeros(0, dtype=torch.int64, device=h.device)
-    degree = h.new_zeros(h.shape[0])
-    block = make_block(torch.zeros(h.shape[0] + 1, dtype=torch.int64, device=h.device), nothing, degree)
+    block = make_block(torch.zeros(n + 1, dtype=torch.int64, device=h.device), nothing, h.new_zeros(n))
     layers = [h]
     for layer in encoder.layers:
         h = encoder.activate(layer(h, block))

@@ -31,6 +31,7 @@ from gnnmr_dist.distributed.mesh import Mesh, meet_by_file, process_mesh
 from gnnmr_dist.distributed.placement import placement_problem, uses_gpus, worker_resources
 from gnnmr_dist.errors import InputError, RunError, innermost_error
 from gnnmr_dist.fitting import Record, Session, fit, open_session
+from gnnmr_dist.members import members_of
 from gnnmr_dist.reporting import MetricsLog
 from gnnmr_dist.runs import CHECKPOINTS, METRICS, RunDirectory, save_into
 
@@ -143,7 +144,7 @@ def _worker(config: dict[str, Any]) -> None:
     job = Job(**config)
     settings = Settings.model_validate(job.settings)
     dataset = open_dataset(job.dataset, verify="structure")
-    mesh = _mesh(len(dataset.modalities), settings.cluster)
+    mesh = _mesh(len(members_of(dataset, settings.model)), settings.cluster)
     latest = ray.train.get_checkpoint()
     home = storage.join(job.output, CHECKPOINTS, job.attempt)
     address = job.start if latest is None else storage.join(home, os.path.basename(latest.path.rstrip("/")))

@@ -53,9 +53,8 @@ class RunDirectory:
         """Write settings.toml and run.json (what made the results that will stand beside them)."""
         storage.write_bytes_atomic(self.place(SETTINGS), to_toml(settings).encode())
         content = {"dataset": info.dataset, "data_digest": info.data_digest, "seed": settings.training.seed}
-        content |= {"modalities": [m.name for m in info.modalities], "versions": dict(info.versions)} | dict(
-            extra
-        )
+        content |= {"modalities": [m.name for m in info.modalities], "members": list(info.members)}
+        content |= {"versions": dict(info.versions), **extra}
         storage.write_bytes_atomic(self.place(RUN), (json.dumps(content, indent=1) + "\n").encode())
 
     def checkpoints(self) -> list[str]:
@@ -93,12 +92,12 @@ class RunDirectory:
     def publish_model(self, checkpoint: Checkpoint) -> None:
         """Copy the best weights into model/, in the form of a checkpoint that holds weights only, manifest last."""
         fingerprints: dict[str, bytes] = {}
-        for info in checkpoint.info.modalities:
-            part = "best" if checkpoint.has(info.name, "best") else "weights"
-            data = storage.read_bytes(storage.join(checkpoint.address, file_name(info.name, part)))
-            target = file_name(info.name, "weights")
+        for member in checkpoint.info.members:
+            part = "best" if checkpoint.has(member, "best") else "weights"
+            data = storage.read_bytes(storage.join(checkpoint.address, file_name(member, part)))
+            target = file_name(member, "weights")
             storage.write_bytes_atomic(self.place(MODEL, target), data)
-            mark = checkpoint.files[file_name(info.name, part)]
+            mark = checkpoint.files[file_name(member, part)]
             fingerprints[target] = mark["bytes"].to_bytes(8, "big") + bytes.fromhex(mark["sha256"])
         storage.write_bytes_atomic(
             self.place(MODEL, MANIFEST), manifest_bytes(checkpoint.info, checkpoint.state, fingerprints)

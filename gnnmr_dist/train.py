@@ -1,4 +1,4 @@
-"""``python -m gnnmr_dist.train``: train one network per modality, on Ray Train workers or in this process."""
+"""``python -m gnnmr_dist.train``: train one network per modality (or a baseline), on Ray workers or here."""
 
 from __future__ import annotations
 
@@ -67,14 +67,14 @@ def train(dataset: Dataset, output: str, settings: Settings, start: Checkpoint |
     check_settings(dataset, settings)
     workers = settings.cluster.num_workers
     try:
-        groups = check_groups(max(workers, 1), len(dataset.modalities), settings.cluster.modality_groups)
+        groups = check_groups(max(workers, 1), len(info.members), settings.cluster.modality_groups)
     except ValueError as error:
         raise InputError(str(error)) from None
     if start is None:
         run.require_new()
     else:
         check_same_run(start, info)
-    print(_opening(dataset, settings, groups, start), flush=True)
+    print(_opening(dataset, settings, info.members, groups, start), flush=True)
     metric = settings.evaluation.select_metric
     steps = -(-dataset.graph.num_edges // settings.training.global_batch_size)
     with EpochProgress(settings.training.epochs, steps, metric) as progress:
@@ -92,10 +92,10 @@ def train(dataset: Dataset, output: str, settings: Settings, start: Checkpoint |
 def _here(
     dataset: Dataset, run: RunDirectory, settings: Settings, start: Checkpoint | None, progress: EpochProgress
 ) -> str | None:
-    session = open_session(
-        dataset, settings, one_process(len(dataset.modalities), local_device(settings.cluster.use_gpu)), start
-    )
-    run.begin(run_info(dataset, settings), settings, {"command": sys.argv})
+    info = run_info(dataset, settings)
+    mesh = one_process(len(info.members), local_device(settings.cluster.use_gpu))
+    session = open_session(dataset, settings, mesh, start)
+    run.begin(info, settings, {"command": sys.argv})
     log = MetricsLog(run.place(METRICS), session.state.epoch, session.state.step)
     fit(session, OneProcessHooks(run, log, progress.show, settings.training.keep_checkpoints))
     log.flush()
@@ -126,15 +126,18 @@ def close(run: RunDirectory, settings: Settings, finished: str | None) -> None:
     print(f"next: python -m gnnmr_dist.evaluate --run {shlex.quote(run.address)} --split test")
 
 
-def _opening(dataset: Dataset, settings: Settings, groups: int, start: Checkpoint | None) -> str:
-    workers, modalities = settings.cluster.num_workers, len(dataset.modalities)
+def _opening(
+    dataset: Dataset, settings: Settings, members: tuple[str, ...], groups: int, start: Checkpoint | None
+) -> str:
+    workers, method = settings.cluster.num_workers, settings.model.method
+    what = f"{len(members)} networks" if method == "gnnmr" else method
     place = (
         "this process" if workers == 0 else f"{workers} Ray Train workers ({workers // groups} x {groups})"
     )
     begin = "" if start is None else f", going on at epoch {start.state.epoch + 1}, step {start.state.step}"
     return (
         f"{dataset.name}: {dataset.num_users} users, {dataset.num_items} items, {dataset.graph.num_edges} train "
-        f"interactions, {modalities} modalities on {place}{begin}"
+        f"interactions, {what} on {place}{begin}"
     )
 
 
