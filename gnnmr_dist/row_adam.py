@@ -141,9 +141,11 @@ class Adam:
         self.rate, self.weight_decay, self.steps = rate, weight_decay, 0
         self.dense_parameters, self.table_parameters = dict(dense), dict(tables)
         self.tables = {name: new_state(table) for name, table in tables.items()}
-        self.dense = torch.optim.Adam(
-            dense.values(), lr=rate, betas=BETAS, eps=EPS, weight_decay=weight_decay, fused=True
-        )
+        self.dense = None
+        if dense:
+            self.dense = torch.optim.Adam(
+                dense.values(), lr=rate, betas=BETAS, eps=EPS, weight_decay=weight_decay, fused=True
+            )
 
     def catch_up(self, name: str, rows: Tensor) -> None:
         """Bring ``rows`` [n] of the table ``name`` up to the steps done so far."""
@@ -164,7 +166,8 @@ class Adam:
     def step(self) -> None:
         """Move every parameter by its gradient."""
         self.steps += 1
-        self.dense.step()
+        if self.dense is not None:
+            self.dense.step()
         for name, parameter in self.table_parameters.items():
             if parameter.grad is not None:
                 rows, grad = parameter.grad._indices()[0], parameter.grad._values()
@@ -182,10 +185,11 @@ class Adam:
         if self.steps == 0:
             return found
         for name, parameter in self.dense_parameters.items():
-            found |= {f"{key}.{name}": t.detach().cpu() for key, t in self.dense.state[parameter].items()}
-        for name, state in self.tables.items():
-            found |= {f"exp_avg.{name}": state.exp_avg.cpu(), f"exp_avg_sq.{name}": state.exp_avg_sq.cpu()}
-            found[f"step.{name}"] = state.last.cpu()
+            state = self._dense_state(parameter)
+            found |= {f"{key}.{name}": t.detach().cpu() for key, t in state.items()}
+        for name, rows in self.tables.items():
+            found |= {f"exp_avg.{name}": rows.exp_avg.cpu(), f"exp_avg_sq.{name}": rows.exp_avg_sq.cpu()}
+            found[f"step.{name}"] = rows.last.cpu()
         return found
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
@@ -205,8 +209,13 @@ class Adam:
             if value.shape != slot.shape:
                 raise ValueError(f"{key}: expected shape {tuple(slot.shape)}, got {tuple(value.shape)}")
             slot.copy_(value)
-            if kind == "step" and name not in self.tables:
-                self.steps = int(value)
+            if kind == "step":
+                self.steps = max(self.steps, int(value.max()))  # every step moves some row
+
+    def _dense_state(self, parameter: Parameter) -> dict[str, Tensor]:
+        assert self.dense is not None
+        found: dict[str, Tensor] = self.dense.state[parameter]
+        return found
 
     def _slot(self, kind: str, name: str) -> Tensor:
         """Where the optimizer keeps one tensor of its state."""
@@ -214,7 +223,7 @@ class Adam:
             of_table: Tensor = getattr(self.tables[name], "last" if kind == "step" else kind)
             return of_table
         parameter = self.dense_parameters[name]
-        state = self.dense.state[parameter]
+        state = self._dense_state(parameter)
         if kind not in state:
             scalar = torch.zeros((), device=parameter.device)
             state[kind] = scalar if kind == "step" else torch.zeros_like(parameter)
