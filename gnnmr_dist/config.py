@@ -53,6 +53,11 @@ class ModelSettings(_Section):
         description="what the networks read: each (a modality each), dense (a dense one each), fields (all categories "
         "and bags together), all (one reads everything), id (no features), or names joined by +",
     )
+    linear_peer: bool = Field(
+        True,
+        description="after training, EASE joins the ensemble (row fused) with a weight chosen on validation; left out "
+        "where its matrix needs more than 4 GiB (measured: better on every set)",
+    )
     encoder: Literal["gat", "gatv2", "gcn", "sage", "lightgcn"] = Field(
         "gat", description="graph network of every modality (the method is model-agnostic: paper, footnote 2)"
     )

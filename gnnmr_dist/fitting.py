@@ -30,6 +30,7 @@ from gnnmr_dist.evaluation import (
     presence_table,
     relevant_items,
 )
+from gnnmr_dist.fusion import FUSED
 from gnnmr_dist.members import KEYWORDS, Member, members_of
 from gnnmr_dist.memory import memory_now
 from gnnmr_dist.models.inputs import ItemRows
@@ -106,7 +107,7 @@ def check_settings(dataset: Dataset, settings: Settings) -> None:
     Raises:
         InputError: naming the setting.
     """
-    reserved = (*ENSEMBLES, *KEYWORDS, "popularity", "item-knn", "ease")
+    reserved = (*ENSEMBLES, FUSED, *KEYWORDS, "popularity", "item-knn", "ease")
     for name in (info.name for info in dataset.modalities):
         if name in reserved or "+" in name:
             raise bad_input(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gnnmr_dist import storage
-from gnnmr_dist.baselines import BaselineSkipped, choose_ease, fit_item_knn, fit_popularity
+from gnnmr_dist.baselines import BaselineSkipped, choose_ease, fit_ease, fit_item_knn, fit_popularity
 from gnnmr_dist.checkpoint import MANIFEST, Checkpoint
 from gnnmr_dist.config import Settings, build
 from gnnmr_dist.data.dataset import Dataset, Verify, open_dataset
@@ -31,6 +31,7 @@ from gnnmr_dist.evaluation import (
     presence_table,
     relevant_items,
 )
+from gnnmr_dist.fusion import FUSED, FusedScorer, Fusion, choose_fusion
 from gnnmr_dist.inference import embed_unlinked_items
 from gnnmr_dist.members import Member, members_of
 from gnnmr_dist.models.encoder import Network, score_vectors
@@ -61,8 +62,27 @@ class LoadedRun:
 
     @property
     def rows(self) -> list[str]:
-        """What differs among all that the model can rank by: its members, then (of more than one) the ensembles."""
-        return [*self.names, *ENSEMBLES] if len(self.members) > 1 else self.names
+        """What differs among all it can rank by: its members, (of more than one) the ensembles, the fusion."""
+        several = ENSEMBLES if len(self.members) > 1 else ()
+        return [*self.names, *several, *(() if self.fusion is None else (FUSED,))]
+
+    @property
+    def best_row(self) -> str:
+        """What to rank by unless told otherwise: the fusion where there is one, else the concatenation."""
+        return "concatenation" if self.fusion is None else FUSED
+
+    @cached_property
+    def fusion(self) -> Fusion | None:
+        """How the linear peer joins in, as chosen when the run was finished; None where it has none."""
+        return self.directory.fusion()
+
+    @cached_property
+    def linear(self) -> Scorer:
+        """The linear peer of a run that has one, fitted anew: a function of the train data."""
+        assert self.fusion is not None
+        found = fit_ease(self.dataset.graph, self.fusion.l2)
+        assert not isinstance(found, BaselineSkipped)  # it fitted when the run was finished
+        return found
 
     @cached_property
     def encoders(self) -> list[tuple[Member, Network]]:
@@ -101,28 +121,48 @@ class LoadedRun:
         return self.settings.evaluation.mask_missing_in_ensemble
 
     def require_row(self, row: str) -> None:
-        """Raise InputError unless ``row`` is a member's or an ensemble's name."""
-        rows = (*self.names, *ENSEMBLES)
+        """Raise InputError unless the run can rank by ``row``."""
+        rows = (*self.names, *ENSEMBLES, *(() if self.fusion is None else (FUSED,)))
         if row not in rows:
             raise InputError(f"row: expected one of {', '.join(rows)}, got {row!r}")
 
-    def scorer(self, row: str) -> EmbeddingScorer:
+    def scorer(self, row: str) -> Scorer:
         """The scorer of one row; raises InputError for an unknown one."""
         self.require_row(row)
+        return self._fused(self.embeddings("concatenation")) if row == FUSED else self.embeddings(row)
+
+    def embeddings(self, row: str) -> EmbeddingScorer:
+        """The scorer of a member or an ensemble of them; raises InputError for another row."""
+        if row not in (*self.names, *ENSEMBLES):
+            known = ", ".join((*self.names, *ENSEMBLES))
+            raise InputError(f"row: expected one that has embeddings, {known}, got {row!r}")
         return make_scorer(row, self.names, self.vectors, self.dataset.graph, self.present)
 
+    def _fused(self, networks: EmbeddingScorer) -> FusedScorer:
+        assert self.fusion is not None
+        return FusedScorer(networks, self.linear, len(self.members) * self.fusion.weight)
+
     @torch.no_grad()
-    def with_new_items(self, row: str, rows: Mapping[str, ItemRows]) -> EmbeddingScorer:
+    def with_new_items(self, row: str, rows: Mapping[str, ItemRows]) -> Scorer:
         """As :meth:`scorer`, over I + n items: the known ones, then new ones known by their features alone.
 
-        New items have no popularity to fall back on (offset 0), as items without train interactions. This worker must
-        host all members.
+        New items have no popularity to fall back on (offset 0) and nothing from the linear peer, as items without train
+        interactions. This worker must host all members.
+
+        Raises:
+            InputError: an unknown row.
 
         Args:
             row: what to score with.
             rows: every modality's rows of the n new items.
         """
-        known = self.scorer(row)
+        self.require_row(row)
+        if row == FUSED:
+            return self._fused(self._with_new_items("concatenation", rows))
+        return self._with_new_items(row, rows)
+
+    def _with_new_items(self, row: str, rows: Mapping[str, ItemRows]) -> EmbeddingScorer:
+        known = self.embeddings(row)
         device, score = self.mesh.device, self.settings.model.score
         n = next(iter(rows.values())).present.numel()
         read = [[rows[info.name].to(device) for info in member.modalities] for member, _ in self.encoders]
@@ -180,6 +220,17 @@ def open_run(
         data,
         members := members_of(data, settings.model),
         mesh or one_process(len(members), local_device(settings.cluster.use_gpu)),
+    )
+
+
+def choose_linear_peer(run: LoadedRun) -> Fusion | BaselineSkipped:
+    """The fusion of a run's best model with EASE, chosen on validation; this process must host all members."""
+    return choose_fusion(
+        run.embeddings("concatenation"),
+        len(run.members),
+        run.dataset.graph,
+        _lists(run.dataset, "valid"),
+        metric=run.settings.evaluation.select_metric,
     )
 
 

@@ -27,6 +27,7 @@ PRESETS: dict[str, Nested] = {
             "score": "dot",
             "temperature": 1.0,
             "item_id": "none",
+            "linear_peer": False,
         },
         "loss": {"supervised": "bpr", "num_candidates": 256, "distill_weight": 0.5, "mask_missing": False},
         "sampling": {"num_neighbors": (10, 10), "exclude_supervision": False},
@@ -34,7 +35,7 @@ PRESETS: dict[str, Nested] = {
     },
 }
 
-_IDS: dict[str, Any] = {"members": ("id",), "item_id": "all"}
+_IDS: dict[str, Any] = {"members": ("id",), "item_id": "all", "linear_peer": False}
 _BPR: dict[str, Any] = {"supervised": "bpr", "distill_weight": 0.0}
 _DOT: dict[str, Any] = {"score": "dot", "temperature": 1.0}
 

@@ -6,9 +6,10 @@ settings.toml  run.json  metrics.jsonl  checkpoints/attempt-NNN/epoch-..-step-..
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +28,17 @@ from gnnmr_dist.checkpoint import (
 from gnnmr_dist.config import Settings, to_toml
 from gnnmr_dist.errors import InputError, bad_input
 from gnnmr_dist.fitting import Record, Session, run_info
+from gnnmr_dist.fusion import Fusion
 from gnnmr_dist.reporting import MetricsLog
 from gnnmr_dist.training import state_tensors
 
-SETTINGS, RUN, METRICS, CHECKPOINTS, MODEL = (
+SETTINGS, RUN, METRICS, CHECKPOINTS, MODEL, FUSION = (
     "settings.toml",
     "run.json",
     "metrics.jsonl",
     "checkpoints",
     "model",
+    "fusion.json",
 )
 
 
@@ -102,6 +105,29 @@ class RunDirectory:
         storage.write_bytes_atomic(
             self.place(MODEL, MANIFEST), manifest_bytes(checkpoint.info, checkpoint.state, fingerprints)
         )
+
+    def publish_fusion(self, fusion: Fusion) -> None:
+        """Write what validation chose for the linear peer beside the model."""
+        content = json.dumps(asdict(fusion)) + "\n"
+        storage.write_bytes_atomic(self.place(MODEL, FUSION), content.encode())
+
+    def fusion(self) -> Fusion | None:
+        """What :meth:`publish_fusion` wrote, None if nothing.
+
+        Raises:
+            InputError: the file holds something else.
+        """
+        place = self.place(MODEL, FUSION)
+        if not storage.exists(place):
+            return None
+        try:
+            content = json.loads(storage.read_bytes(place))
+            found = Fusion(float(content["l2"]), float(content["weight"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise bad_input(place, "l2 and weight of the linear peer", str(error)) from None
+        if not (0 < found.l2 < math.inf and 0 <= found.weight < math.inf):
+            raise bad_input(place, "l2 above 0 and weight from 0", f"{found.l2} and {found.weight}")
+        return found
 
     def model(self) -> Checkpoint:
         """The finished model.

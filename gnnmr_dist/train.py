@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from gnnmr_dist import storage
+from gnnmr_dist.baselines import BaselineSkipped
 from gnnmr_dist.checkpoint import Checkpoint, check_same_run
 from gnnmr_dist.cli import Parser, add_settings, given_settings, guarded, settings_from
 from gnnmr_dist.config import Settings, build
@@ -16,6 +17,7 @@ from gnnmr_dist.data.dataset import Dataset, open_dataset
 from gnnmr_dist.distributed.mesh import check_groups, local_device, one_process
 from gnnmr_dist.errors import InputError, RunError
 from gnnmr_dist.fitting import check_settings, fit, open_session, run_info
+from gnnmr_dist.loaded import choose_linear_peer, open_run
 from gnnmr_dist.reporting import EpochProgress, MetricsLog
 from gnnmr_dist.runs import CHECKPOINTS, METRICS, OneProcessHooks, RunDirectory
 
@@ -87,6 +89,9 @@ def train(dataset: Dataset, output: str, settings: Settings, start: Checkpoint |
             begin = partial(run.begin, info, settings, {"command": sys.argv})
             finished = train_on_ray(_absolute(dataset.path), output, settings, address, progress.show, begin)
     close(run, settings, finished)
+    if settings.model.linear_peer:
+        _fuse(run, dataset)
+    print(f"next: python -m gnnmr_dist.evaluate --run {shlex.quote(run.address)} --split test")
 
 
 def _here(
@@ -123,7 +128,16 @@ def close(run: RunDirectory, settings: Settings, finished: str | None) -> None:
     row = settings.evaluation.select_row
     print(f"best validation {metric} of {row}: {state.best_value:.4f} (epoch {state.best_epoch})")
     print(f"model, metrics.jsonl and checkpoints are in {run.address}")
-    print(f"next: python -m gnnmr_dist.evaluate --run {shlex.quote(run.address)} --split test")
+
+
+def _fuse(run: RunDirectory, dataset: Dataset) -> None:
+    """Choose on validation how the linear peer joins the finished model, and keep it beside the model."""
+    fusion = choose_linear_peer(open_run(run.address, dataset.path))
+    if isinstance(fusion, BaselineSkipped):
+        print(f"no linear peer: {fusion.reason}")
+        return
+    run.publish_fusion(fusion)
+    print(f"linear peer: l2 {fusion.l2:g}, weight {fusion.weight:g} (chosen on validation)")
 
 
 def _opening(

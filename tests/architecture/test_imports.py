@@ -25,7 +25,7 @@ MAX_MODULE_LINES, MAX_FUNCTION_LINES = 350, 50
 LAYERS: dict[str, set[str]] = {
     "foundation": {"__init__", "errors", "config", "presets", "cli", "randomness", "storage", "data.graph"},
     "mathematics": {"models", "losses", "step_losses", "loss_kernels", "row_adam", "row_adam_kernels"}
-    | {"ensemble", "ranking", "top_k", "approximate", "metrics", "baselines"},
+    | {"ensemble", "ranking", "top_k", "approximate", "metrics", "baselines", "fusion"},
     "data": {"data"},
     "distributed": {"distributed"},
     "loop": {"training", "fitting", "memory", "runs", "inference", "evaluation", "checkpoint", "reporting"}
