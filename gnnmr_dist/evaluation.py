@@ -22,6 +22,7 @@ from gnnmr_dist.ensemble import aligned_average, average, concatenation, procrus
 from gnnmr_dist.inference import ROWS_AT_ONCE, embed_all, embed_unlinked_items
 from gnnmr_dist.metrics import MetricSums, rank_metrics
 from gnnmr_dist.models.encoder import Encoder, score_vectors
+from gnnmr_dist.models.tables import Maker
 from gnnmr_dist.ranking import (
     EmbeddingScorer,
     Int64Array,
@@ -54,23 +55,34 @@ def relevant_items(interactions: Interactions, num_users: int) -> Relevant:
 
 
 def modality_vectors(
-    encoders: Iterable[tuple[str, Encoder]], dataset: Dataset, settings: ModelSettings, mesh: Mesh
+    encoders: Iterable[tuple[str, Encoder]],
+    dataset: Dataset,
+    settings: ModelSettings,
+    mesh: Mesh,
+    make: Maker = torch.zeros,
 ) -> Tensor:
     """Score vectors of all nodes in all modalities, [M, N, d] on every worker; each computes those it hosts.
 
     Workers of one group split nothing here: with more replicas than one they compute the same (docs/decisions.md).
+    ``make`` makes what has N rows.
     """
     own = torch.empty(0)
     for place, (name, encoder) in enumerate(encoders):
         table = dataset.features(name)
-        embeddings = embed_all(encoder, dataset.graph, table)
+        embeddings = embed_all(encoder, dataset.graph, table, make=make)
         _forget_ids_of_cold_items(embeddings, encoder, dataset.graph, table)
-        vectors = score_vectors(embeddings, settings.score)
         if place == 0:  # one table for all, filled as they come: never two copies of everything
-            own = vectors.new_empty((len(mesh.hosted), *vectors.shape))
-        own[place] = vectors
-        del embeddings, vectors
-    return mesh.gather_modalities(own)
+            dtype, device = embeddings.dtype, embeddings.device
+            own = make(len(mesh.hosted), *embeddings.shape, dtype=dtype, device=device)
+        for part, into in zip(embeddings.split(ROWS_AT_ONCE), own[place].split(ROWS_AT_ONCE), strict=True):
+            into.copy_(score_vectors(part, settings.score))
+        del embeddings
+    if mesh.groups == 1:
+        return own
+    everyone = make(mesh.num_modalities, *own.shape[1:], dtype=own.dtype, device=own.device)
+    for some, into in zip(own.split(ROWS_AT_ONCE, 1), everyone.split(ROWS_AT_ONCE, 1), strict=True):
+        into.copy_(mesh.gather_modalities(some))
+    return everyone
 
 
 def _forget_ids_of_cold_items(

@@ -30,8 +30,10 @@ from gnnmr_dist.evaluation import (
     presence_table,
     relevant_items,
 )
+from gnnmr_dist.mapped import check_scratch, table_maker
 from gnnmr_dist.memory import memory_now
 from gnnmr_dist.models.inputs import ItemRows
+from gnnmr_dist.models.tables import Maker, keep
 from gnnmr_dist.training import (
     ModalityModel,
     build_model,
@@ -72,6 +74,7 @@ class Session:
     valid: Relevant
     present: Tensor | None
     ensemble_present: Tensor | None
+    make: Maker
 
     @property
     def names(self) -> list[str]:
@@ -116,6 +119,7 @@ def check_settings(dataset: Dataset, settings: Settings) -> None:
         raise InputError(
             f"ks: expected cut-offs up to the number of items, {dataset.num_items}, got {largest}"
         )
+    check_scratch(settings.cluster)
     make_sampler(dataset.graph, settings.sampling, settings.training.seed)
 
 
@@ -123,21 +127,21 @@ def open_session(dataset: Dataset, settings: Settings, mesh: Mesh, start: Checkp
     """Build the hosted models, from a checkpoint if one is given.
 
     Raises:
-        InputError: the checkpoint's tensors do not fit the models.
+        InputError: the checkpoint's tensors do not fit the models, or there is no room for the ID tables.
     """
-    models = []
+    models, make = [], table_maker(settings.cluster, mesh.device)
     best: dict[int, dict[str, Tensor]] = {}
     shape = (dataset.num_users, dataset.num_items)
     for number in mesh.hosted:
         info = dataset.modalities[number]
-        model = build_model(number, info.name, info.kind, info.dim, shape, settings, mesh.device)
+        model = build_model(number, info.name, info.kind, info.dim, shape, settings, mesh.device, make)
         if start is not None:
             try:
                 load_state(model, start.tensors(info.name, "weights"), start.tensors(info.name, "optimizer"))
             except ValueError as error:
                 raise bad_input(start.address, f"state of modality {info.name}", str(error)) from None
             if start.has(info.name, "best"):
-                best[number] = start.tensors(info.name, "best")
+                keep(start.tensors(info.name, "best"), best.setdefault(number, {}), make)
         models.append(model)
     present = torch.from_numpy(presence_table(dataset)).to(mesh.device)
     some = not bool(present.all())
@@ -155,6 +159,7 @@ def open_session(dataset: Dataset, settings: Settings, mesh: Mesh, start: Checkp
         valid=valid,
         present=present if some and settings.loss.mask_missing else None,
         ensemble_present=present if some and settings.evaluation.mask_missing_in_ensemble else None,
+        make=make,
     )
 
 
@@ -299,9 +304,8 @@ def _validate(session: Session, record: Record) -> dict[str, float]:
     value = metrics[settings.evaluation.select_metric]
     if state.best_value is None or value > state.best_value:
         state.best_value, state.best_epoch, state.waited = value, state.epoch, 0
-        session.best = {
-            m.number: {k: v.clone() for k, v in state_tensors(m)["weights"].items()} for m in session.models
-        }
+        for m in session.models:  # over the earlier best
+            keep(state_tensors(m)["weights"], session.best.setdefault(m.number, {}), session.make)
     else:
         state.waited += 1
     if state.waited >= settings.training.patience:
@@ -317,7 +321,7 @@ def _validate(session: Session, record: Record) -> dict[str, float]:
 def session_vectors(session: Session) -> Tensor:
     """Score vectors of all nodes in all modalities [M, N, d], with the weights as they are now."""
     encoders = [(model.name, model.encoder) for model in session.models]
-    return modality_vectors(encoders, session.dataset, session.settings.model, session.mesh)
+    return modality_vectors(encoders, session.dataset, session.settings.model, session.mesh, session.make)
 
 
 def validation_metrics(session: Session, vectors: Tensor) -> dict[str, float]:

@@ -95,10 +95,9 @@ class RunDirectory:
         fingerprints: dict[str, bytes] = {}
         for info in checkpoint.info.modalities:
             part = "best" if checkpoint.has(info.name, "best") else "weights"
-            data = storage.read_bytes(storage.join(checkpoint.address, file_name(info.name, part)))
-            target = file_name(info.name, "weights")
-            storage.write_bytes_atomic(self.place(MODEL, target), data)
-            mark = checkpoint.files[file_name(info.name, part)]
+            source, target = file_name(info.name, part), file_name(info.name, "weights")
+            storage.copy_file(storage.join(checkpoint.address, source), self.place(MODEL, target))
+            mark = checkpoint.files[source]
             fingerprints[target] = mark["bytes"].to_bytes(8, "big") + bytes.fromhex(mark["sha256"])
         storage.write_bytes_atomic(
             self.place(MODEL, MANIFEST), manifest_bytes(checkpoint.info, checkpoint.state, fingerprints)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from gnnmr_dist.distributed.mesh import Mesh
 from gnnmr_dist.models.encoder import Encoder, make_layer, score_vectors
 from gnnmr_dist.models.inputs import ItemRows, Kind
 from gnnmr_dist.models.scores import step_products
+from gnnmr_dist.models.tables import Maker
 from gnnmr_dist.randomness import Purpose, derive
 from gnnmr_dist.row_adam import Adam
 from gnnmr_dist.step_losses import Pair, add_kl_gradient, make_judges, truth_gradient
@@ -41,9 +42,19 @@ class ModalityModel:
 
 
 def build_encoder(
-    num_users: int, num_items: int, kind: Kind, size: int, settings: ModelSettings, num_layers: int, key: int
+    num_users: int,
+    num_items: int,
+    kind: Kind,
+    size: int,
+    settings: ModelSettings,
+    num_layers: int,
+    key: int,
+    make: Maker = torch.zeros,
 ) -> Encoder:
-    """A freshly initialised encoder; its parameters are a function of ``key`` alone (the global RNG is left alone)."""
+    """A freshly initialised encoder; its parameters are a function of ``key`` alone (the global RNG is left alone).
+
+    ``make`` makes the ID tables.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(key % 2**63)
         layers = [
@@ -68,6 +79,7 @@ def build_encoder(
             combination=settings.layer_combination,
             activation=settings.activation,
             item_id=settings.item_id,
+            make=make,
         )
 
 
@@ -79,15 +91,21 @@ def build_model(
     shape: tuple[int, int],
     settings: Settings,
     device: torch.device,
+    make: Maker = torch.zeros,
 ) -> ModalityModel:
-    """The model of modality ``number``; ``shape`` = (users, items). The same on whatever worker it is built."""
+    """The model of modality ``number``; ``shape`` = (users, items). The same on whatever worker it is built.
+
+    ``make`` makes the ID tables, and what the optimizer keeps of each of their rows.
+    """
     key = derive(settings.training.seed, Purpose.INITIALISATION, number)
     num_layers = len(settings.sampling.num_neighbors)
-    encoder = build_encoder(*shape, kind, size, settings.model, num_layers, key)
-    encoder.to(device, parameter_dtype(settings.training.precision))
+    dtype = parameter_dtype(settings.training.precision)
+    encoder = build_encoder(
+        *shape, kind, size, settings.model, num_layers, key, partial(make, dtype=dtype)
+    ).to(device, dtype)
     tables = encoder.id_tables()
     dense = {name: p for name, p in encoder.named_parameters() if name not in tables}
-    optimizer = Adam(dense, tables, settings.training.learning_rate, settings.training.weight_decay)
+    optimizer = Adam(dense, tables, settings.training.learning_rate, settings.training.weight_decay, make)
     return ModalityModel(number, name, encoder, optimizer)
 
 

@@ -17,6 +17,7 @@ from gnnmr_dist.models.blocks import Block
 from gnnmr_dist.models.inputs import ItemInput, ItemRows, Kind, UserInput
 from gnnmr_dist.models.layers import GATLayer, GATv2Layer, GCNLayer, Layer, LightGCNLayer, SAGELayer
 from gnnmr_dist.models.rows import place_rows, with_front
+from gnnmr_dist.models.tables import Maker, random_table
 
 ItemID = Literal["none", "missing", "all"]
 
@@ -61,14 +62,15 @@ class Encoder(nn.Module):
         combination: Literal["mean", "last", "concat"] = "mean",
         activation: Literal["none", "elu", "leaky_relu", "relu"] = "none",
         item_id: ItemID = "none",
+        make: Maker = torch.zeros,
     ) -> None:
         super().__init__()
-        self.user_input = UserInput(num_users, embedding_dim)
+        self.user_input = UserInput(num_users, embedding_dim, make)
         self.item_input = ItemInput(kind, size, embedding_dim)
         self.item_id = item_id
         self.item_table = None
         if item_id != "none":
-            self.item_table = nn.Parameter(torch.randn(num_items, embedding_dim) * embedding_dim**-0.5)
+            self.item_table = random_table(num_items, embedding_dim, make)
         self.layers = nn.ModuleList(layers)
         self.combination, self.activation = combination, activation
 
