@@ -31,7 +31,7 @@ from gnnmr_dist.evaluation import (
     relevant_items,
 )
 from gnnmr_dist.mapped import check_scratch, table_maker
-from gnnmr_dist.memory import memory_now
+from gnnmr_dist.memory import keep_freed_memory, memory_now
 from gnnmr_dist.models.inputs import ItemRows
 from gnnmr_dist.models.tables import Maker, keep
 from gnnmr_dist.training import (
@@ -129,6 +129,7 @@ def open_session(dataset: Dataset, settings: Settings, mesh: Mesh, start: Checkp
     Raises:
         InputError: the checkpoint's tensors do not fit the models, or there is no room for the ID tables.
     """
+    keep_freed_memory()
     models, make = [], table_maker(settings.cluster, mesh.device)
     best: dict[int, dict[str, Tensor]] = {}
     shape = (dataset.num_users, dataset.num_items)

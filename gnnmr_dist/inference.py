@@ -32,7 +32,7 @@ def embed_all(
     graph: Graph,
     table: FeatureTable,
     *,
-    rows_at_once: int = ROWS_AT_ONCE,
+    rows_at_once: int | None = None,
     edges_at_once: int = EDGES_AT_ONCE,
     make: Maker = torch.zeros,
 ) -> Tensor:
@@ -40,9 +40,10 @@ def embed_all(
 
     Users without train interactions get the mean embedding of the users that have some (sketched: large effect), since
     their own ID vector was never trained. Beyond the N rows of every layer, of what one layer sends and of the result,
-    memory is that of ``rows_at_once`` feature rows or ``edges_at_once`` edges (and of one row, if it has more).
-    ``make`` makes what has N rows.
+    memory is that of ``rows_at_once`` feature rows (None: ROWS_AT_ONCE) or ``edges_at_once`` edges (and of one row, if
+    it has more). ``make`` makes what has N rows.
     """
+    rows_at_once = rows_at_once or ROWS_AT_ONCE
     degree = torch.from_numpy(graph.degree().astype(np.float32))
     h = _inputs(encoder, graph, table, rows_at_once, make)
     layers = [h]
@@ -59,9 +60,10 @@ def embed_all(
 
 def _joined(parts: Iterable[Rows], total: int, make: Maker) -> Rows:
     """Tensors of ``total`` rows from consecutive slices of each, as they come."""
-    whole, start = (), 0
+    whole: Rows = ()
+    start = 0
     for part in parts:
-        whole = whole or tuple(make(total, *t.shape[1:], dtype=t.dtype, device=t.device) for t in part)
+        whole = whole or tuple(make((total, *t.shape[1:]), dtype=t.dtype, device=t.device) for t in part)
         for into, rows in zip(whole, part, strict=True):
             into[start : start + rows.shape[0]] = rows
         start += part[0].shape[0]

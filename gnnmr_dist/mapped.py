@@ -7,6 +7,7 @@ their pages out and takes them back as it sees fit, so a step keeps the rows it 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ def reader_maker(cluster: ClusterSettings, device: torch.device) -> Maker:
 
 
 def mapped_zeros(
-    directory: str | None, *size: int, dtype: torch.dtype = torch.float32, device: Any = None
+    directory: str | None, size: Sequence[int], dtype: torch.dtype = torch.float32, device: Any = None
 ) -> Tensor:
     """Zeros on a nameless file in ``directory`` (None: the system's for temporary files), mapped and shared.
 
@@ -52,7 +53,7 @@ def mapped_zeros(
     del device  # torch.zeros takes one; files are the CPU's
     numbers = torch.empty(0, dtype=dtype).numpy().dtype
     try:
-        return torch.from_numpy(scratch(size, numbers, directory))
+        return torch.from_numpy(scratch(tuple(size), numbers, directory))
     except OSError as error:
         wanted = f"{torch.Size(size).numel() * numbers.itemsize} bytes for a table"
         place = directory or tempfile.gettempdir()

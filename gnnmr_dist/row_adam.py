@@ -90,8 +90,8 @@ class TableState:
 
 def new_state(table: Tensor, make: Maker = torch.zeros) -> TableState:
     """The state of a table that has not moved; ``make`` makes its moments and steps."""
-    first, second = (make(*table.shape, dtype=table.dtype, device=table.device) for _ in range(2))
-    last = make(table.shape[0], dtype=torch.int32, device=table.device)
+    first, second = (make(table.shape, dtype=table.dtype, device=table.device) for _ in range(2))
+    last = make(table.shape[:1], dtype=torch.int32, device=table.device)
     return TableState(table.detach(), first, second, last)
 
 

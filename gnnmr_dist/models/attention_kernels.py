@@ -17,6 +17,7 @@ import numba
 import numpy as np
 
 from gnnmr_dist.models.arithmetic import FASTMATH, exp
+from gnnmr_dist.models.prefetch import AHEAD, fetch_row, fetch_row_to_write
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
@@ -90,6 +91,8 @@ def attention_forward(
                     out[v, h, c] = zero
             for e in range(begin, end):
                 w = source[e]
+                if h == 0 and e + AHEAD < source.size:
+                    fetch_row(x, source[e + AHEAD])
                 weight[h, e] /= total
                 a = weight[h, e] * (up[row] * down[w])
                 for c in range(x.shape[2]):
@@ -133,6 +136,9 @@ def attention_backward(
             mean = share * own_dot
             for e in range(begin, end):
                 w = source[e]
+                if h == 0 and e + AHEAD < source.size:
+                    fetch_row(x, source[e + AHEAD])
+                    fetch_row_to_write(grad_x, source[e + AHEAD])
                 factor = up[row] * down[w]
                 a = weight[h, e] * factor
                 dot = zero

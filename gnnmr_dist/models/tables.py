@@ -1,7 +1,7 @@
 """ID tables: one trained row per user or item, wherever its rows lie.
 
-A *maker* makes a tensor of zeros as ``torch.zeros`` does (sizes, then ``dtype`` and ``device``): that one in memory, or
-one whose rows lie in a mapped file (gnnmr_dist/mapped.py). What is done to a table never depends on its maker.
+A *maker* makes a tensor of zeros, taking what ``torch.zeros`` takes (a shape, then ``dtype`` and ``device``): that
+function itself, or one whose tensors lie in mapped files (gnnmr_dist/mapped.py). No result depends on the maker.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def random_table(rows: int, width: int, make: Maker = torch.zeros) -> nn.Paramet
 
     Drawn in slices, in float32 whatever the table's dtype, with the very numbers of one call.
     """
-    table = make(rows, width)
+    table = make((rows, width))
     numbers, total = table.view(-1), table.numel()
     starts = [
         *range(0, max(total - 15, 1), NUMBERS_AT_ONCE),
@@ -38,5 +38,5 @@ def keep(tensors: Mapping[str, Tensor], kept: dict[str, Tensor], make: Maker) ->
     """Copy tensors into ``kept``: over what it has of the same name, else to where ``make`` makes them."""
     for name, tensor in tensors.items():
         if name not in kept:
-            kept[name] = make(*tensor.shape, dtype=tensor.dtype, device=tensor.device)
+            kept[name] = make(tensor.shape, dtype=tensor.dtype, device=tensor.device)
         kept[name].copy_(tensor)
