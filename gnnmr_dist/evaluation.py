@@ -22,7 +22,7 @@ from gnnmr_dist.ensemble import aligned_average, average, concatenation, procrus
 from gnnmr_dist.inference import ROWS_AT_ONCE, embed_all, embed_unlinked_items
 from gnnmr_dist.metrics import MetricSums, rank_metrics
 from gnnmr_dist.models.encoder import Encoder, score_vectors
-from gnnmr_dist.models.tables import Maker
+from gnnmr_dist.models.id_tables import Maker
 from gnnmr_dist.ranking import (
     EmbeddingScorer,
     Int64Array,

@@ -32,8 +32,8 @@ from gnnmr_dist.evaluation import (
 )
 from gnnmr_dist.mapped import check_scratch, table_maker
 from gnnmr_dist.memory import keep_freed_memory, memory_now
+from gnnmr_dist.models.id_tables import Maker, keep
 from gnnmr_dist.models.inputs import ItemRows
-from gnnmr_dist.models.tables import Maker, keep
 from gnnmr_dist.training import (
     ModalityModel,
     build_model,

@@ -18,9 +18,9 @@ from gnnmr_dist.data.graph import Graph
 from gnnmr_dist.data.steps import gather_rows, slice_block
 from gnnmr_dist.models.blocks import make_block
 from gnnmr_dist.models.encoder import Encoder
+from gnnmr_dist.models.id_tables import Maker
 from gnnmr_dist.models.inputs import ItemRows
 from gnnmr_dist.models.layers import Layer, Rows
-from gnnmr_dist.models.tables import Maker
 
 ROWS_AT_ONCE = 1 << 16
 EDGES_AT_ONCE = 1 << 20

@@ -34,8 +34,8 @@ from gnnmr_dist.evaluation import (
 from gnnmr_dist.inference import embed_unlinked_items
 from gnnmr_dist.mapped import reader_maker
 from gnnmr_dist.models.encoder import Encoder, score_vectors
+from gnnmr_dist.models.id_tables import Maker
 from gnnmr_dist.models.inputs import ItemRows
-from gnnmr_dist.models.tables import Maker
 from gnnmr_dist.ranking import EmbeddingScorer, ItemLists, Scorer, item_lists
 from gnnmr_dist.runs import MODEL, RunDirectory
 from gnnmr_dist.storage import Address

@@ -18,7 +18,7 @@ from torch import Tensor
 from gnnmr_dist.config import ClusterSettings
 from gnnmr_dist.data.scratch import scratch
 from gnnmr_dist.errors import InputError
-from gnnmr_dist.models.tables import Maker
+from gnnmr_dist.models.id_tables import Maker
 
 
 def table_maker(cluster: ClusterSettings, device: torch.device) -> Maker:

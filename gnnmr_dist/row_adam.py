@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from gnnmr_dist.models.blocks import compiled
-from gnnmr_dist.models.tables import Maker
+from gnnmr_dist.models.id_tables import Maker
 from gnnmr_dist.row_adam_kernels import catch_up, move, tail_moments
 
 BETAS = (0.9, 0.999)  # Adam's own

@@ -19,9 +19,9 @@ from gnnmr_dist.config import ModelSettings, Settings
 from gnnmr_dist.data.steps import StepData
 from gnnmr_dist.distributed.mesh import Mesh
 from gnnmr_dist.models.encoder import Encoder, make_layer, score_vectors
+from gnnmr_dist.models.id_tables import Maker
 from gnnmr_dist.models.inputs import ItemRows, Kind
 from gnnmr_dist.models.scores import step_products
-from gnnmr_dist.models.tables import Maker
 from gnnmr_dist.randomness import Purpose, derive
 from gnnmr_dist.row_adam import Adam
 from gnnmr_dist.step_losses import Pair, add_kl_gradient, make_judges, truth_gradient

@@ -17,7 +17,7 @@ import numba
 import numpy as np
 
 from gnnmr_dist.models.arithmetic import FASTMATH, exp
-from gnnmr_dist.models.prefetch import AHEAD, fetch_row, fetch_row_to_write
+from gnnmr_dist.models.prefetch import AHEAD, ask_to_read, ask_to_write
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
@@ -92,7 +92,7 @@ def attention_forward(
             for e in range(begin, end):
                 w = source[e]
                 if h == 0 and e + AHEAD < source.size:
-                    fetch_row(x, source[e + AHEAD])
+                    ask_to_read(x, source[e + AHEAD])
                 weight[h, e] /= total
                 a = weight[h, e] * (up[row] * down[w])
                 for c in range(x.shape[2]):
@@ -135,13 +135,11 @@ def attention_backward(
                     grad_x[row, h, c] += share * grad[v, h, c]
             mean = share * own_dot
             for e in range(begin, end):
-                w = source[e]
+                w, factor = source[e], up[row] * down[source[e]]
                 if h == 0 and e + AHEAD < source.size:
-                    fetch_row(x, source[e + AHEAD])
-                    fetch_row_to_write(grad_x, source[e + AHEAD])
-                factor = up[row] * down[w]
-                a = weight[h, e] * factor
-                dot = zero
+                    ask_to_read(x, source[e + AHEAD])
+                    ask_to_write(grad_x, source[e + AHEAD])
+                a, dot = weight[h, e] * factor, zero
                 for c in range(x.shape[2]):
                     g = grad[v, h, c]
                     dot += g * x[w, h, c]

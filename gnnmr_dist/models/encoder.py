@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gnnmr_dist.models.blocks import Block
+from gnnmr_dist.models.id_tables import Maker, random_table
 from gnnmr_dist.models.inputs import ItemInput, ItemRows, Kind, UserInput
 from gnnmr_dist.models.layers import GATLayer, GATv2Layer, GCNLayer, Layer, LightGCNLayer, SAGELayer
 from gnnmr_dist.models.rows import place_rows, with_front
-from gnnmr_dist.models.tables import Maker, random_table
 
 ItemID = Literal["none", "missing", "all"]
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gnnmr_dist.models.blocks import Block, weighted_sum
-from gnnmr_dist.models.tables import Maker, random_table
+from gnnmr_dist.models.id_tables import Maker, random_table
 
 Kind = Literal["dense", "category", "bag"]
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from gnnmr_dist.models import tables
-from gnnmr_dist.models.tables import keep, random_table
+from gnnmr_dist.models import id_tables
+from gnnmr_dist.models.id_tables import keep, random_table
 
 
 def doubles(size: tuple[int, ...]) -> Tensor:
@@ -19,7 +19,7 @@ def doubles(size: tuple[int, ...]) -> Tensor:
 def test_slices_are_the_numbers_of_one_call(
     shape: tuple[int, int], at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tables, "NUMBERS_AT_ONCE", at_once)
+    monkeypatch.setattr(id_tables, "NUMBERS_AT_ONCE", at_once)
     torch.manual_seed(3)
     expected, after = torch.randn(shape) * shape[1] ** -0.5, torch.randn(20)
     torch.manual_seed(3)
