@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gnnmr_dist import storage
@@ -73,10 +73,11 @@ def file_name(member: str, part: str) -> str:
 
 
 def write_part(directory: Path, member: str, part: str, tensors: Mapping[str, Tensor]) -> bytes:
-    """Write one file; return its fingerprint: 8 bytes of length and 32 of SHA-256."""
-    data = save({name: t.contiguous() for name, t in tensors.items()})
-    (directory / file_name(member, part)).write_bytes(data)
-    return len(data).to_bytes(8, "big") + hashlib.sha256(data).digest()
+    """Write one file, from where the tensors lie; return its fingerprint: 8 bytes of length and 32 of SHA-256."""
+    path = directory / file_name(member, part)
+    save_file({name: t.contiguous() for name, t in tensors.items()}, path)
+    size, digest = storage.fingerprint(path)
+    return size.to_bytes(8, "big") + bytes.fromhex(digest)
 
 
 def manifest_bytes(info: RunInfo, state: FitState, fingerprints: Mapping[str, bytes]) -> bytes:
@@ -104,7 +105,7 @@ class Checkpoint:
     files: Mapping[str, Mapping[str, Any]]
 
     def tensors(self, member: str, part: str) -> dict[str, Tensor]:
-        """One file's tensors.
+        """One file's tensors, on the mapped file itself: copy what is to be kept or changed.
 
         Raises:
             InputError: the file is missing or its bytes are not those of the manifest.
@@ -112,9 +113,10 @@ class Checkpoint:
         name = file_name(member, part)
         if name not in self.files:
             raise bad_input(storage.join(self.address, MANIFEST), f"file {name}", "none of that name")
-        data = _verified(self.address, name, self.files[name])
+        _verify(self.address, name, self.files[name])
         try:
-            tensors: dict[str, Tensor] = load(data)
+            with storage.local_file(storage.join(self.address, name)) as path:
+                tensors: dict[str, Tensor] = load_file(path)
         except SafetensorError as error:
             raise bad_input(storage.join(self.address, name), "safetensors", str(error)) from None
         return tensors
@@ -161,20 +163,19 @@ def open_checkpoint(address: Address, *, verify: bool = True) -> Checkpoint:
             raise bad_input(place, "files of its members only, in plain names", repr(name))
     if verify:
         for name, expected in files.items():
-            _verified(str(address), name, expected)
+            _verify(str(address), name, expected)
     return Checkpoint(str(address), info, state, files)
 
 
-def _verified(address: str, name: str, expected: Mapping[str, Any]) -> bytes:
+def _verify(address: str, name: str, expected: Mapping[str, Any]) -> None:
     place = storage.join(address, name)
     if not storage.exists(place):
         raise bad_input(place, f"{expected['bytes']} bytes", "no such file")
-    data = storage.read_bytes(place)
-    if len(data) != expected["bytes"]:
-        raise bad_input(place, f"{expected['bytes']} bytes", f"{len(data)}")
-    if hashlib.sha256(data).hexdigest() != expected["sha256"]:
+    size, digest = storage.fingerprint(place)
+    if size != expected["bytes"]:
+        raise bad_input(place, f"{expected['bytes']} bytes", f"{size}")
+    if digest != expected["sha256"]:
         raise bad_input(place, f"SHA-256 {expected['sha256'][:12]}...", "other content")
-    return data
 
 
 def newest_checkpoint(addresses: Sequence[str]) -> tuple[Checkpoint | None, list[str]]:

@@ -201,6 +201,13 @@ class ClusterSettings(_Section):
         "auto",
         description="when a worker samples its next steps: in a thread, or while scores travel (auto: with one CPU)",
     )
+    id_tables: Literal["memory", "mapped"] = Field(
+        "memory",
+        description="where ID tables, their optimizer and all nodes' embeddings lie: in memory or in mapped files",
+    )
+    scratch: str = Field(
+        "", description="directory of every worker's mapped files; empty = the system's for temporary files"
+    )
     max_failures: int = Field(
         3, ge=0, description="worker losses survived by restarting from the last checkpoint"
     )

@@ -31,8 +31,10 @@ from gnnmr_dist.evaluation import (
     relevant_items,
 )
 from gnnmr_dist.fusion import FUSED
-from gnnmr_dist.members import KEYWORDS, Member, members_of
-from gnnmr_dist.memory import memory_now
+from gnnmr_dist.mapped import check_scratch, table_maker
+from gnnmr_dist.members import Member, members_of, refuse_names
+from gnnmr_dist.memory import keep_freed_memory, memory_now
+from gnnmr_dist.models.id_tables import Maker, keep
 from gnnmr_dist.models.inputs import ItemRows
 from gnnmr_dist.training import (
     ModalityModel,
@@ -75,6 +77,7 @@ class Session:
     valid: Relevant
     present: Tensor | None
     ensemble_present: Tensor | None
+    make: Maker
 
     @property
     def names(self) -> list[str]:
@@ -107,12 +110,7 @@ def check_settings(dataset: Dataset, settings: Settings) -> None:
     Raises:
         InputError: naming the setting.
     """
-    reserved = (*ENSEMBLES, FUSED, *KEYWORDS, "popularity", "item-knn", "ease")
-    for name in (info.name for info in dataset.modalities):
-        if name in reserved or "+" in name:
-            raise bad_input(
-                dataset.path, f"modality names without + other than {', '.join(reserved)}", repr(name)
-            )
+    refuse_names(dataset, (*ENSEMBLES, FUSED, "popularity", "item-knn", "ease"))
     names = [member.name for member in members_of(dataset, settings.model)]
     row = settings.evaluation.select_row
     if row not in (*ENSEMBLES, *names):
@@ -122,6 +120,7 @@ def check_settings(dataset: Dataset, settings: Settings) -> None:
         raise InputError(
             f"ks: expected cut-offs up to the number of items, {dataset.num_items}, got {largest}"
         )
+    check_scratch(settings.cluster)
     make_sampler(dataset.graph, settings.sampling, settings.training.seed)
 
 
@@ -129,14 +128,15 @@ def open_session(dataset: Dataset, settings: Settings, mesh: Mesh, start: Checkp
     """Build the hosted models, from a checkpoint if one is given.
 
     Raises:
-        InputError: the checkpoint's tensors do not fit the models.
+        InputError: the checkpoint's tensors do not fit the models, or there is no room for the ID tables.
     """
+    keep_freed_memory()
     members = members_of(dataset, settings.model)
-    models = []
+    models, make = [], table_maker(settings.cluster, mesh.device)
     best: dict[int, dict[str, Tensor]] = {}
     shape = (dataset.num_users, dataset.num_items)
     for number in mesh.hosted:
-        model = build_model(number, members[number], shape, settings, mesh.device)
+        model = build_model(number, members[number], shape, settings, mesh.device, make)
         if start is not None:
             try:
                 load_state(
@@ -145,7 +145,7 @@ def open_session(dataset: Dataset, settings: Settings, mesh: Mesh, start: Checkp
             except ValueError as error:
                 raise bad_input(start.address, f"state of {model.name}", str(error)) from None
             if start.has(model.name, "best"):
-                best[number] = start.tensors(model.name, "best")
+                keep(start.tensors(model.name, "best"), best.setdefault(number, {}), make)
         models.append(model)
     present = torch.from_numpy(presence_table(dataset, members)).to(mesh.device)
     some = not bool(present.all())
@@ -164,6 +164,7 @@ def open_session(dataset: Dataset, settings: Settings, mesh: Mesh, start: Checkp
         valid=valid,
         present=present if some and settings.loss.mask_missing else None,
         ensemble_present=present if some and settings.evaluation.mask_missing_in_ensemble else None,
+        make=make,
     )
 
 
@@ -306,9 +307,8 @@ def _validate(session: Session, record: Record) -> dict[str, float]:
     value = metrics[settings.evaluation.select_metric]
     if state.best_value is None or value > state.best_value:
         state.best_value, state.best_epoch, state.waited = value, state.epoch, 0
-        session.best = {
-            m.number: {k: v.clone() for k, v in state_tensors(m)["weights"].items()} for m in session.models
-        }
+        for m in session.models:  # over the earlier best
+            keep(state_tensors(m)["weights"], session.best.setdefault(m.number, {}), session.make)
     else:
         state.waited += 1
     if state.waited >= settings.training.patience:
@@ -324,7 +324,7 @@ def _validate(session: Session, record: Record) -> dict[str, float]:
 def session_vectors(session: Session) -> Tensor:
     """Score vectors of all nodes of all members [M, N, d], with the weights as they are now."""
     encoders = [(model.member, model.encoder) for model in session.models]
-    return modality_vectors(encoders, session.dataset, session.settings.model, session.mesh)
+    return modality_vectors(encoders, session.dataset, session.settings.model, session.mesh, session.make)
 
 
 def validation_metrics(session: Session, vectors: Tensor) -> dict[str, float]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -33,8 +33,10 @@ from gnnmr_dist.evaluation import (
 )
 from gnnmr_dist.fusion import FUSED, FusedScorer, Fusion, choose_fusion
 from gnnmr_dist.inference import embed_unlinked_items
+from gnnmr_dist.mapped import reader_maker
 from gnnmr_dist.members import Member, members_of
 from gnnmr_dist.models.encoder import Network, score_vectors
+from gnnmr_dist.models.id_tables import Maker
 from gnnmr_dist.models.inputs import ItemRows
 from gnnmr_dist.ranking import EmbeddingScorer, ItemLists, Scorer, item_lists
 from gnnmr_dist.runs import MODEL, RunDirectory
@@ -98,7 +100,8 @@ class LoadedRun:
     def _encoder(self, member: Member) -> Network:
         settings, shape = self.settings, (self.dataset.num_users, self.dataset.num_items)
         layers = len(settings.sampling.num_neighbors)
-        encoder = build_encoder(*shape, member.inputs, settings.model, layers, key=0)
+        make = partial(self._make, dtype=parameter_dtype(settings.training.precision))
+        encoder = build_encoder(*shape, member.inputs, settings.model, layers, key=0, make=make)
         try:
             load_weights(encoder, self.model.tensors(member.name, "weights"))
         except ValueError as error:
@@ -108,13 +111,17 @@ class LoadedRun:
     @cached_property
     def vectors(self) -> Tensor:
         """Score vectors of all nodes of all members, float32 [M, N, d]; every worker must ask together."""
-        return modality_vectors(self.encoders, self.dataset, self.settings.model, self.mesh)
+        return modality_vectors(self.encoders, self.dataset, self.settings.model, self.mesh, self._make)
 
     @cached_property
     def present(self) -> Tensor | None:
         """Bool [M, I] where missing modalities are left out of the concatenation; else None."""
         table = torch.from_numpy(presence_table(self.dataset, self.members)).to(self.mesh.device)
         return table if self._hides and not bool(table.all()) else None
+
+    @property
+    def _make(self) -> Maker:
+        return reader_maker(self.settings.cluster, self.mesh.device)
 
     @property
     def _hides(self) -> bool:

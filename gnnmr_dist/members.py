@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from gnnmr_dist.config import ModelSettings
 from gnnmr_dist.data.dataset import Dataset, ModalityInfo
-from gnnmr_dist.errors import InputError
+from gnnmr_dist.errors import InputError, bad_input
 from gnnmr_dist.models.inputs import Kind
 
 KEYWORDS = ("each", "dense", "fields", "all", "id")
@@ -45,6 +45,14 @@ def members_of(dataset: Dataset, settings: ModelSettings) -> tuple[Member, ...]:
         if names.count(name) > 1:
             raise InputError(f"members: expected different members, got {name!r} twice")
     return tuple(found)
+
+
+def refuse_names(dataset: Dataset, taken: Sequence[str]) -> None:
+    """Raise InputError where a modality has a name that would mean something else in settings or results."""
+    for name in (info.name for info in dataset.modalities):
+        if name in (*taken, *KEYWORDS) or "+" in name:
+            expected = f"modality names without + other than {', '.join((*taken, *KEYWORDS))}"
+            raise bad_input(dataset.path, expected, repr(name))
 
 
 def _entry(entry: str, modalities: Sequence[ModalityInfo]) -> Iterator[Member]:

@@ -146,7 +146,7 @@ def parser() -> Parser:
     made.add_argument("--k", type=int, default=20, help="length of each list [20]")
     made.add_argument(
         "--row",
-        help="ensemble or modality to rank by [fused, where the run has a linear peer, else concatenation]",
+        help="ensemble or modality to rank by [fused if the run has a linear peer; else, or --approximate: concatenation]",
     )
     made.add_argument("--new-items", metavar="FILE", help="Parquet file of items the data set does not know")
     made.add_argument(
@@ -175,9 +175,10 @@ def command(argv: Sequence[str] | None) -> None:
     run = open_run(arguments.run, arguments.dataset)
     users = _users(run, arguments)
     new = None if arguments.new_items is None else read_new_items(arguments.new_items, run.dataset)
-    recommender = Recommender(
-        run, arguments.k, arguments.row, new_items=new, include_seen=arguments.include_seen
-    )
+    row = arguments.row
+    if row is None and arguments.approximate is not None:
+        row = "concatenation"  # the best that an index can hold
+    recommender = Recommender(run, arguments.k, row, new_items=new, include_seen=arguments.include_seen)
     notes = [*(new.notes if new else ()), *_unknown_users(run, users)]
     if arguments.approximate is not None:
         notes.append(recommender.approximate(users, arguments.approximate))

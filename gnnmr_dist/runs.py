@@ -97,10 +97,9 @@ class RunDirectory:
         fingerprints: dict[str, bytes] = {}
         for member in checkpoint.info.members:
             part = "best" if checkpoint.has(member, "best") else "weights"
-            data = storage.read_bytes(storage.join(checkpoint.address, file_name(member, part)))
-            target = file_name(member, "weights")
-            storage.write_bytes_atomic(self.place(MODEL, target), data)
-            mark = checkpoint.files[file_name(member, part)]
+            source, target = file_name(member, part), file_name(member, "weights")
+            storage.copy_file(storage.join(checkpoint.address, source), self.place(MODEL, target))
+            mark = checkpoint.files[source]
             fingerprints[target] = mark["bytes"].to_bytes(8, "big") + bytes.fromhex(mark["sha256"])
         storage.write_bytes_atomic(
             self.place(MODEL, MANIFEST), manifest_bytes(checkpoint.info, checkpoint.state, fingerprints)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from gnnmr_dist.data.steps import StepData
 from gnnmr_dist.distributed.mesh import Mesh
 from gnnmr_dist.members import Member
 from gnnmr_dist.models.encoder import Encoder, Network, make_layer, score_vectors
+from gnnmr_dist.models.id_tables import Maker
 from gnnmr_dist.models.inputs import ItemRows, Kind
 from gnnmr_dist.models.scores import step_products
 from gnnmr_dist.randomness import Purpose, derive
@@ -53,6 +54,7 @@ def build_encoder(
     settings: ModelSettings,
     num_layers: int,
     key: int,
+    make: Maker = torch.zeros,
 ) -> Encoder:
     """A freshly initialised encoder; its parameters are a function of ``key`` alone (the global RNG is left alone).
 
@@ -62,6 +64,7 @@ def build_encoder(
         settings: of the model.
         num_layers: L.
         key: of the initial weights.
+        make: makes the ID tables.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(key % 2**63)
@@ -86,20 +89,31 @@ def build_encoder(
             combination=settings.layer_combination,
             activation=settings.activation,
             item_id=settings.item_id,
+            make=make,
         )
 
 
 def build_model(
-    number: int, member: Member, shape: tuple[int, int], settings: Settings, device: torch.device
+    number: int,
+    member: Member,
+    shape: tuple[int, int],
+    settings: Settings,
+    device: torch.device,
+    make: Maker = torch.zeros,
 ) -> ModalityModel:
-    """The model of member ``number``; ``shape`` = (users, items). The same on whatever worker it is built."""
+    """The model of member ``number``; ``shape`` = (users, items). The same on whatever worker it is built.
+
+    ``make`` makes the ID tables, and what the optimizer keeps of each of their rows.
+    """
     key = derive(settings.training.seed, Purpose.INITIALISATION, number)
     num_layers = len(settings.sampling.num_neighbors)
-    encoder = build_encoder(*shape, member.inputs, settings.model, num_layers, key)
-    encoder.to(device, parameter_dtype(settings.training.precision))
+    dtype = parameter_dtype(settings.training.precision)
+    encoder = build_encoder(
+        *shape, member.inputs, settings.model, num_layers, key, partial(make, dtype=dtype)
+    ).to(device, dtype)
     tables = encoder.id_tables()
     dense = {name: p for name, p in encoder.named_parameters() if name not in tables}
-    optimizer = Adam(dense, tables, settings.training.learning_rate, settings.training.weight_decay)
+    optimizer = Adam(dense, tables, settings.training.learning_rate, settings.training.weight_decay, make)
     return ModalityModel(number, member, encoder, optimizer)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gnnmr_dist.models.blocks import Block
+from gnnmr_dist.models.id_tables import Maker, random_table
 from gnnmr_dist.models.inputs import ItemInput, ItemRows, Kind, UserInput
 from gnnmr_dist.models.layers import GATLayer, GATv2Layer, GCNLayer, Layer, LightGCNLayer, SAGELayer
 from gnnmr_dist.models.rows import place_rows, with_front
@@ -90,14 +91,15 @@ class Encoder(Network):
         combination: Literal["mean", "last", "concat"] = "mean",
         activation: Literal["none", "elu", "leaky_relu", "relu"] = "none",
         item_id: ItemID = "none",
+        make: Maker = torch.zeros,
     ) -> None:
         super().__init__()
-        self.user_input = UserInput(num_users, embedding_dim)
+        self.user_input = UserInput(num_users, embedding_dim, make)
         self.item_inputs = nn.ModuleList(ItemInput(kind, size, embedding_dim) for kind, size in inputs)
         self.item_id = item_id if inputs else "all"
         self.item_table = None
         if self.item_id != "none":
-            self.item_table = nn.Parameter(torch.randn(num_items, embedding_dim) * embedding_dim**-0.5)
+            self.item_table = random_table(num_items, embedding_dim, make)
         self.layers = nn.ModuleList(layers)
         self.combination, self.activation = combination, activation
 
