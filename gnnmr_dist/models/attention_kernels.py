@@ -127,8 +127,7 @@ def attention_backward(
     for v in range(indptr.size - 1):
         begin, end, row = indptr[v], indptr[v + 1], first + v
         for h in range(heads):
-            mine, share = halves[row, heads + h], own[v, h]
-            own_dot = zero
+            mine, share, own_dot = halves[row, heads + h], own[v, h], zero
             if loop:
                 for c in range(x.shape[2]):
                     own_dot += grad[v, h, c] * x[row, h, c]
