@@ -146,7 +146,7 @@ def parser() -> Parser:
     made.add_argument("--k", type=int, default=20, help="length of each list [20]")
     made.add_argument(
         "--row",
-        help="ensemble or modality to rank by [fused if the run has a linear peer; else, or --approximate: concatenation]",
+        help="ensemble or modality to rank by [fused if the run has a linear peer, else concatenation]",
     )
     made.add_argument("--new-items", metavar="FILE", help="Parquet file of items the data set does not know")
     made.add_argument(
