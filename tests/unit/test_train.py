@@ -169,6 +169,7 @@ IMPOSSIBLE = [
     (["--select-metric", "Accuracy@20"], "select_metric must be Recall, NDCG"),
     (["--num-candidates", "0"], "supervised = softmax needs num_candidates of at least 1"),
     (["--modality-groups", "2"], "modality_groups = 2 must divide num_workers = 1"),
+    (["--id-tables", "mapped", "--scratch", "nowhere"], "scratch: expected a directory on every node"),
     (["--heads", "3"], "heads (3) must divide embedding_dim"),
     (["--preset", "papr"], "preset: expected one of default, paper"),
     (["--config", "none.toml"], "none.toml: expected a settings file"),
