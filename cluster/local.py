@@ -15,7 +15,6 @@ import os
 import secrets
 import shutil
 import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -79,7 +78,9 @@ def up(directory: Path, nodes: int, cpus: int) -> State:
     try:
         for number in range(nodes):
             name = "head" if number == 0 else f"node-{number}"
-            leader = _start(directory, name, _start_command(state, directory / name, name == "head", cpus), state)
+            leader = _start(
+                directory, name, _start_command(state, directory / name, name == "head", cpus), state
+            )
             state.nodes.append(leader)
             _write_private(directory / STATE, json.dumps(asdict(state)))
             _wait_until_started(directory, leader)
@@ -149,14 +150,19 @@ def _start_command(state: State, files: Path, head: bool, cpus: int) -> list[str
 
 def _start(directory: Path, name: str, command: list[str], state: State) -> Node:
     kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    variables = {key: value for key, value in client_variables(directory, state).items() if "ADDRESS" not in key}
+    variables = {
+        key: value for key, value in client_variables(directory, state).items() if "ADDRESS" not in key
+    }
     variables |= {"GLOO_SOCKET_IFNAME": "lo", "RAY_USAGE_STATS_ENABLED": "0"}
-    with open(directory / f"{name}.log", "wb") as log:
-        process = subprocess.Popen(
-            command, env=kept | variables, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-        )
-    there = find(process.pid)
-    return Node(name, process.pid, 0 if there is None else there.started)
+    writing = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    files = [
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_OPEN, 1, directory / f"{name}.log", writing, 0o600),
+        (os.POSIX_SPAWN_DUP2, 1, 2),
+    ]
+    pid = os.posix_spawnp(command[0], command, kept | variables, file_actions=files, setsid=True)
+    there = find(pid)
+    return Node(name, pid, 0 if there is None else there.started)
 
 
 def _wait_until_started(directory: Path, node: Node) -> None:
@@ -174,7 +180,9 @@ def _shell_lines(directory: Path, state: State) -> str:
 
 def _up(arguments: argparse.Namespace) -> None:
     if not 1 <= arguments.nodes <= 64 or arguments.cpus < 1:
-        raise InputError(f"expected 1 to 64 nodes of 1 or more CPUs, got {arguments.nodes} of {arguments.cpus}")
+        raise InputError(
+            f"expected 1 to 64 nodes of 1 or more CPUs, got {arguments.nodes} of {arguments.cpus}"
+        )
     state = up(arguments.directory, arguments.nodes, arguments.cpus)
     print(_shell_lines(arguments.directory, state))
     print(f"{arguments.nodes} nodes run; files and logs: {arguments.directory}", file=sys.stderr)

@@ -306,7 +306,6 @@ def _join(address: str) -> None:
     try:
         if host and "/" not in address:  # Ray itself would try for a minute, and not in one line
             socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")  # else a line for every attempt that is refused
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(

@@ -61,7 +61,10 @@ def train_command(dataset: Path, output: Path, *options: str) -> list[str]:
 
 
 def run(
-    command: list[str], address: str | None = None, variables: Mapping[str, str] | None = None, cwd: Path | None = None
+    command: list[str],
+    address: str | None = None,
+    variables: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
 ) -> Ended:
     """Run to the end; a command that hangs is killed with all it started, and fails the test."""
     with started(command, address, variables, cwd) as process:
@@ -71,7 +74,10 @@ def run(
 
 @contextmanager
 def started(
-    command: list[str], address: str | None = None, variables: Mapping[str, str] | None = None, cwd: Path | None = None
+    command: list[str],
+    address: str | None = None,
+    variables: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
 ) -> Iterator[subprocess.Popen[str]]:
     """The running command; on leaving, it and every process below it are gone."""
     process = subprocess.Popen(

@@ -30,12 +30,16 @@ def clusters(document: Document) -> list[Document]:
 
 
 def pods(document: Document) -> Iterator[tuple[str, Document, Document]]:
-    """(name, metadata, spec) of every pod that the document makes; the autoscaler beside the head is a container of it."""
+    """(name, metadata, spec) of every pod that the document makes; the autoscaler is a container beside the head."""
     for cluster in clusters(document):
         head = cluster["headGroupSpec"]["template"]
         extra = [{"name": "autoscaler", "image": "(the head's)", **cluster["autoscalerOptions"]}]
         scaling = extra if cluster.get("enableInTreeAutoscaling") else []
-        yield "head", head.get("metadata", {}), head["spec"] | {"containers": head["spec"]["containers"] + scaling}
+        yield (
+            "head",
+            head.get("metadata", {}),
+            head["spec"] | {"containers": head["spec"]["containers"] + scaling},
+        )
         for group in cluster["workerGroupSpecs"]:
             yield group["groupName"], group["template"].get("metadata", {}), group["template"]["spec"]
     if document["kind"] == "RayJob":
@@ -70,16 +74,22 @@ def nobody_is_root(document: Document) -> list[str]:
 
 
 def nobody_gains_privileges(document: Document) -> list[str]:
-    """No escalation, no capabilities, a read-only file system, nothing of the node's: network, processes, paths, ports."""
+    """No escalation, no capabilities, a read-only file system, nothing of the node's (network, paths, ports)."""
     found = []
     for name, _, spec in pods(document):
         found += [
-            f"{name}: {key}" for key in ("hostNetwork", "hostPID", "hostIPC", "shareProcessNamespace") if spec.get(key)
+            f"{name}: {key}"
+            for key in ("hostNetwork", "hostPID", "hostIPC", "shareProcessNamespace")
+            if spec.get(key)
         ]
         found += [f"{name}: hostPath" for volume in spec.get("volumes", []) if "hostPath" in volume]
     for name, _, container in containers(document):
         security = container.get("securityContext", {})
-        safe = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
+        safe = {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
         found += [f"{name}: {key}" for key, value in safe.items() if security.get(key) != value]
         found += [f"{name}: privileged"] if security.get("privileged") else []
         found += [f"{name}: hostPort" for port in container.get("ports", []) if "hostPort" in port]
@@ -134,13 +144,17 @@ def holds_no_secret(document: Document) -> list[str]:
 
 
 def stays_inside(document: Document) -> list[str]:
-    """Nothing is offered beyond the cluster: no Ingress or Route, no service but ClusterIP; pods are labelled for the policies."""
+    """Nothing is offered beyond the cluster: no Ingress, no service but ClusterIP; pods carry the label of a policy."""
     found = [document["kind"]] if document["kind"] in {"Ingress", "Route", "Gateway", "HTTPRoute"} else []
     if document["kind"] == "Service" and document["spec"].get("type", "ClusterIP") != "ClusterIP":
         found.append("a service beyond the cluster")
     for cluster in clusters(document):
         head = cluster["headGroupSpec"]
-        if head.get("serviceType", "ClusterIP") != "ClusterIP" or head.get("enableIngress") or "headService" in head:
+        if (
+            head.get("serviceType", "ClusterIP") != "ClusterIP"
+            or head.get("enableIngress")
+            or "headService" in head
+        ):
             found.append("the head is offered beyond the cluster")
     labels = {"gnnmr-node", "gnnmr-submitter"}
     found += [
@@ -163,7 +177,7 @@ def names_versions(document: Document) -> list[str]:
 
 
 def accounts_are_small(document: Document) -> list[str]:
-    """Only the head, whose autoscaler needs it, carries a credential of the API server; nobody uses the default account."""
+    """Only the head (its autoscaler) has a credential of the API server; nobody has the default account."""
     return [
         f"{name}: {spec.get('serviceAccountName', 'default account')}"
         for name, _, spec in pods(document)

@@ -1,4 +1,4 @@
-"""The Kubernetes files against the real schemas, and against the policy: nobody is root, nothing listens without the token."""
+"""The Kubernetes files against the real schemas and the policy: nobody is root, nothing listens without the token."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ def ray_schemas() -> dict[str, Any]:
     """KubeRay's schemas, closed against unknown keys, by kind."""
     folder = os.environ.get("KUBERAY_CRDS")
     if not folder:
-        pytest.skip("KUBERAY_CRDS is not set: it names a folder with KubeRay's ray.io_*.yaml (config/crd/bases there)")
+        pytest.skip(
+            "KUBERAY_CRDS is not set: it names a folder with KubeRay's ray.io_*.yaml (config/crd/bases there)"
+        )
     found = {}
     for file in sorted(Path(folder).glob("ray.io_*.yaml")):
         definition = yaml.safe_load(file.read_text(encoding="utf-8"))["spec"]
@@ -106,9 +108,15 @@ OFFENDERS: list[tuple[Rule, Callable[[Document], object]]] = [
     (manifests.nobody_is_root, lambda s: s["submitterPodTemplate"]["spec"].pop("securityContext")),
     (manifests.nobody_is_root, lambda s: s.pop("submitterPodTemplate")),
     (manifests.nobody_gains_privileges, lambda s: head(s).update(hostNetwork=True)),
-    (manifests.nobody_gains_privileges, lambda s: head(s)["volumes"].append({"name": "x", "hostPath": {"path": "/"}})),
+    (
+        manifests.nobody_gains_privileges,
+        lambda s: head(s)["volumes"].append({"name": "x", "hostPath": {"path": "/"}}),
+    ),
     (manifests.nobody_gains_privileges, lambda s: head(s)["containers"][0].pop("securityContext")),
-    (manifests.nobody_gains_privileges, lambda s: s["rayClusterSpec"]["autoscalerOptions"].pop("securityContext")),
+    (
+        manifests.nobody_gains_privileges,
+        lambda s: s["rayClusterSpec"]["autoscalerOptions"].pop("securityContext"),
+    ),
     (manifests.resources_are_limited, lambda s: head(s)["containers"][0]["resources"].pop("limits")),
     (manifests.resources_are_limited, lambda s: head(s)["volumes"].append({"name": "x", "emptyDir": {}})),
     (manifests.asks_for_the_token, lambda s: s["rayClusterSpec"].pop("authOptions")),
@@ -121,7 +129,10 @@ OFFENDERS: list[tuple[Rule, Callable[[Document], object]]] = [
         manifests.holds_no_secret,
         lambda s: head(s)["containers"][0]["env"].append({"name": "AWS_SECRET_ACCESS_KEY", "value": "x"}),
     ),
-    (manifests.stays_inside, lambda s: s["rayClusterSpec"]["headGroupSpec"].update(serviceType="LoadBalancer")),
+    (
+        manifests.stays_inside,
+        lambda s: s["rayClusterSpec"]["headGroupSpec"].update(serviceType="LoadBalancer"),
+    ),
     (manifests.stays_inside, lambda s: s["rayClusterSpec"]["headGroupSpec"]["template"].pop("metadata")),
     (manifests.names_versions, lambda s: head(s)["containers"][0].update(image="registry:5000/gnnmr")),
     (manifests.names_versions, lambda s: head(s)["containers"][0].update(image="gnnmr:latest")),
@@ -164,7 +175,9 @@ def test_everything_in_the_namespace_starts_closed() -> None:
     closed_to_all = policies["base.yaml/NetworkPolicy/gnnmr-nothing"]
     assert closed_to_all == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
     for policy in policies.values():
-        assert all(rule.get("from") for rule in policy.get("ingress", []))  # a rule without `from` lets everybody in
+        assert all(
+            rule.get("from") for rule in policy.get("ingress", [])
+        )  # a rule without `from` lets everybody in
     enforced = DOCUMENTS["base.yaml/Namespace/gnnmr"]["metadata"]["labels"]
     assert enforced["pod-security.kubernetes.io/enforce"] == "restricted"
     assert {d["metadata"].get("namespace", "gnnmr") for d in DOCUMENTS.values()} == {"gnnmr"}
