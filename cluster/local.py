@@ -145,7 +145,8 @@ def _start_command(state: State, files: Path, head: bool, cpus: int) -> list[str
     if not head:
         return [*command, f"--address={HOST}:{state.port}"]
     dashboard = [f"--dashboard-host={HOST}", f"--dashboard-port={state.dashboard_port}"]
-    return [*command, "--head", f"--port={state.port}", *dashboard]
+    client = f"--ray-client-server-port={_free_port()}"  # Ray's own choice is the same for every cluster of a machine
+    return [*command, "--head", f"--port={state.port}", client, *dashboard]
 
 
 def _start(directory: Path, name: str, command: list[str], state: State) -> Node:

@@ -29,6 +29,7 @@ from commands import (
 from sockets import listening
 
 from cluster.local import Node, State, client_variables, processes, read_state
+from cluster.processes import find
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [
@@ -80,7 +81,7 @@ def rehearsal() -> Iterator[Rehearsal]:
         ended = local("down", directory)
     assert (ended.code, ended.err) == (0, "")
     assert len(pids) > 10
-    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+    assert not [pid for pid in pids if find(pid) is not None]
     assert not list(holder.iterdir())
     assert local("status", directory).code == 2
     shutil.rmtree(holder)
