@@ -10,6 +10,11 @@ from pathlib import Path
 
 def listening(pids: Iterable[int]) -> list[str]:
     """Addresses on which any of the processes accepts TCP connections."""
+    return [address for address, _ in endpoints(pids)]
+
+
+def endpoints(pids: Iterable[int]) -> list[tuple[str, int]]:
+    """(address, port) of every socket on which any of the processes accepts TCP connections."""
     inodes = set()
     for pid in pids:
         for descriptor in Path(f"/proc/{pid}/fd").glob("*"):
@@ -22,7 +27,8 @@ def listening(pids: Iterable[int]) -> list[str]:
         for line in Path(f"/proc/net/{table}").read_text(encoding="ascii").splitlines()[1:]:
             fields = line.split()
             if fields[3] == "0A" and f"socket:[{fields[9]}]" in inodes:
-                found.append(address_of(fields[1].partition(":")[0]))
+                address, _, port = fields[1].partition(":")
+                found.append((address_of(address), int(port, 16)))
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import http.client
 import ipaddress
 import os
 import shutil
@@ -10,10 +10,13 @@ import signal
 import stat
 import sys
 import tempfile
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import grpc
 import pytest
 from commands import (
     Ended,
@@ -26,7 +29,7 @@ from commands import (
     train_command,
     wait_for,
 )
-from sockets import listening
+from sockets import endpoints, listening
 
 from cluster.local import Node, State, client_variables, processes, read_state
 from cluster.processes import find
@@ -36,10 +39,6 @@ pytestmark = [
     pytest.mark.ray,
     pytest.mark.timeout(600),
     pytest.mark.skipif(sys.platform != "linux", reason="looks at processes and sockets through /proc"),
-    pytest.mark.skipif(
-        importlib.util.find_spec("aiohttp_cors") is None,
-        reason="no ray[default] (extra `cluster`): no dashboard, which jobs are submitted to",
-    ),
 ]
 
 
@@ -113,6 +112,46 @@ def test_it_listens_on_loopback_and_keeps_its_token_to_itself(rehearsal: Rehears
     again = local("up", rehearsal.directory)
     assert (again.code, again.err.count("\n")) == (2, 1)
     assert "expected nothing there" in again.err
+
+
+# A method of each of Ray's gRPC services: head, raylets, object managers, workers, agents, client server.
+METHODS = [
+    "NodeInfoGcsService/GetAllNodeInfo",
+    "NodeManagerService/GetNodeStats",
+    "ObjectManagerService/Pull",
+    "CoreWorkerService/GetCoreWorkerStats",
+    "ReporterService/GetTraceback",
+    "RayletDriver/ClusterInfo",
+]
+
+
+def answer(port: int) -> str:
+    """What a port says to somebody without the token: "refused", or the first bytes that it gives away."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/jobs/", timeout=10) as page:
+            return str(page.read(6).decode("utf-8", "replace"))
+    except urllib.error.HTTPError as error:
+        return "refused" if error.code in (401, 403) else f"HTTP {error.code}"
+    except (OSError, http.client.HTTPException):  # no HTTP: gRPC
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            codes = {code_of(channel, f"/ray.rpc.{method}") for method in METHODS}
+    return "refused" if codes <= {"UNAUTHENTICATED", "UNIMPLEMENTED"} and len(codes) == 2 else str(codes)
+
+
+def code_of(channel: grpc.Channel, method: str) -> str:
+    try:
+        channel.unary_unary(method)(b"", timeout=10)
+    except grpc.RpcError as error:
+        return str(error.code().name)
+    return "OK"
+
+
+def test_every_port_asks_for_the_token_but_metrics(rehearsal: Rehearsal) -> None:
+    answers = {port: answer(port) for _, port in endpoints(rehearsal.pids())}
+    assert len(answers) > 10
+    assert set(answers.values()) == {"refused", "# HELP"}, (
+        answers
+    )  # Prometheus' pages; SECURITY.md tells of them
 
 
 def test_a_submitted_run_trains_on_two_nodes_with_its_log_followed(
