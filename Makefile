@@ -55,7 +55,7 @@ test: $(STAMP) ## all tests
 test-fast: $(STAMP) ## the tests that start neither Ray nor several processes
 	@$(PY) -m pytest -m 'not ray and not multiprocess'
 
-BENCHES := attention sampler step exchange scaling inference ranking prepare
+BENCHES := attention sampler step exchange scaling tables inference ranking prepare
 
 bench: $(STAMP) ## every benchmark in a small size, under 10 minutes; PEER=DIR DATASET=DIR adds bench_peer
 	@for name in $(BENCHES); do echo "== $$name"; $(PY) benchmarks/bench_$$name.py --quick || exit 1; done

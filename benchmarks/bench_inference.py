@@ -70,14 +70,14 @@ def encoder_of(dataset: Dataset) -> Encoder:
     info, settings = dataset.modalities[0], Settings()
     shape = (dataset.num_users, dataset.num_items)
     layers = len(settings.sampling.num_neighbors)
-    return build_encoder(*shape, info.kind, info.dim, settings.model, layers, key=0)
+    return build_encoder(*shape, [(info.kind, info.dim)], settings.model, layers, key=0)
 
 
 def whole(encoder: Encoder, dataset: Dataset) -> float:
     """Seconds of all embeddings."""
     table = dataset.features(dataset.modalities[0].name)
     started = time.perf_counter()
-    embed_all(encoder, dataset.graph, table)
+    embed_all(encoder, dataset.graph, [table])
     return time.perf_counter() - started
 
 

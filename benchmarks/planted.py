@@ -45,7 +45,7 @@ def recalls(dataset: Dataset, seed: int, weight: float, epochs: int) -> dict[str
     mesh = one_process(len(dataset.modalities))
     session = open_session(dataset, settings, mesh, None)
     fit(session, Quiet())
-    encoders = [(model.name, model.encoder) for model in session.models]
+    encoders = [(model.member, model.encoder) for model in session.models]
     vectors = modality_vectors(encoders, dataset, settings.model, mesh)
     test = relevant_items(dataset.interactions("test"), dataset.num_users)
     found = {}

@@ -60,7 +60,7 @@ class Run:
         self,
         user_ids: Sequence[str] | Sequence[int],
         k: int = 20,
-        row: str = "concatenation",
+        row: str | None = None,
         *,
         new_items: Address | None = None,
         include_seen: bool = False,
@@ -70,7 +70,7 @@ class Run:
         Args:
             user_ids: original ids; the table keeps their order.
             k: length of each list; shorter where a user has seen almost all.
-            row: ensemble or modality to rank by.
+            row: ensemble or modality to rank by; None = the best ensemble the run has.
             new_items: Parquet file of items the data set does not know, ranked among the others.
             include_seen: also recommend train items.
 
@@ -105,7 +105,7 @@ class Run:
         Raises:
             InputError: an unknown row.
         """
-        scorer = self._loaded.scorer(row)
+        scorer = self._loaded.embeddings(row)
         return scorer.user_embeddings.cpu().numpy(), scorer.item_embeddings.cpu().numpy()
 
     def metrics_history(self) -> list[dict[str, Any]]:

@@ -28,7 +28,7 @@ from gnnmr_dist.ranking import (
     users_at_once,
 )
 
-EASE_GRID = (10.0, 30.0, 100.0, 300.0, 1000.0)
+EASE_GRID = (10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
 """Regularisation strengths tried on validation."""
 
 MEMORY_LIMIT = 4 << 30
@@ -174,13 +174,12 @@ def choose_ease(
     Raises:
         ValueError: the grid is empty or holds a value that is not positive; no user has a validation item.
     """
-    users = np.flatnonzero(valid.counts() > 0)
     best: tuple[float, Scorer, float] | None = None
     for l2 in grid:
         scorer = fit_ease(graph, l2, memory_limit=memory_limit)
         if isinstance(scorer, BaselineSkipped):
             return scorer
-        value = _evaluate(graph, scorer, users, valid, metric)
+        value = value_on(valid, scorer, graph, metric)
         if best is None or value > best[0]:
             best = value, scorer, l2
     if best is None:
@@ -188,8 +187,9 @@ def choose_ease(
     return best[1], best[2]
 
 
-def _evaluate(graph: Graph, scorer: Scorer, users: Int64Array, lists: ItemLists, metric: str) -> float:
-    k = int(metric.rpartition("@")[2])
+def value_on(lists: ItemLists, scorer: Scorer, graph: Graph, metric: str) -> float:
+    """One metric (``Recall@20``) over the users with at least one of the items to be found, train items masked."""
+    users, k = np.flatnonzero(lists.counts() > 0), int(metric.rpartition("@")[2])
     block = users_at_once(scorer, graph.num_items)
     ranked, _ = rank_top_k(scorer, users, train_items(graph), k, block=block)
     return metric_sums(ranked, lists.select(users), [k], train_counts(graph)).result()[metric]

@@ -1,4 +1,4 @@
-"""Checkpoints: per modality one safetensors file of weights, one of optimizer state, one of the best weights so far.
+"""Checkpoints: per member one safetensors file of weights, one of optimizer state, one of the best weights so far.
 
 ``manifest.json`` names every file with size and SHA-256 beside settings, seed, versions, data digest and the place in
 training. A directory is a checkpoint only when all of that agrees; nothing else is ever loaded, and never a pickle.
@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gnnmr_dist import storage
@@ -25,7 +25,7 @@ from gnnmr_dist.data.format import ModalityInfo
 from gnnmr_dist.errors import InputError, bad_input
 from gnnmr_dist.storage import Address
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 PARTS = ("weights", "optimizer", "best")
 
@@ -57,6 +57,7 @@ class RunInfo:
     num_users: int
     num_items: int
     modalities: tuple[ModalityInfo, ...]
+    members: tuple[str, ...]
     versions: Mapping[str, str]
 
 
@@ -66,16 +67,17 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: metadata.version(name) for name in names}
 
 
-def file_name(modality: str, part: str) -> str:
-    """File of one modality's ``weights``, ``optimizer`` state or ``best`` weights."""
-    return f"{modality}.{part}.safetensors"
+def file_name(member: str, part: str) -> str:
+    """File of one member's ``weights``, ``optimizer`` state or ``best`` weights."""
+    return f"{member}.{part}.safetensors"
 
 
-def write_part(directory: Path, modality: str, part: str, tensors: Mapping[str, Tensor]) -> bytes:
-    """Write one file; return its fingerprint: 8 bytes of length and 32 of SHA-256."""
-    data = save({name: t.contiguous() for name, t in tensors.items()})
-    (directory / file_name(modality, part)).write_bytes(data)
-    return len(data).to_bytes(8, "big") + hashlib.sha256(data).digest()
+def write_part(directory: Path, member: str, part: str, tensors: Mapping[str, Tensor]) -> bytes:
+    """Write one file, from where the tensors lie; return its fingerprint: 8 bytes of length and 32 of SHA-256."""
+    path = directory / file_name(member, part)
+    save_file({name: t.contiguous() for name, t in tensors.items()}, path)
+    size, digest = storage.fingerprint(path)
+    return size.to_bytes(8, "big") + bytes.fromhex(digest)
 
 
 def manifest_bytes(info: RunInfo, state: FitState, fingerprints: Mapping[str, bytes]) -> bytes:
@@ -102,25 +104,26 @@ class Checkpoint:
     state: FitState
     files: Mapping[str, Mapping[str, Any]]
 
-    def tensors(self, modality: str, part: str) -> dict[str, Tensor]:
-        """One file's tensors.
+    def tensors(self, member: str, part: str) -> dict[str, Tensor]:
+        """One file's tensors, on the mapped file itself: copy what is to be kept or changed.
 
         Raises:
             InputError: the file is missing or its bytes are not those of the manifest.
         """
-        name = file_name(modality, part)
+        name = file_name(member, part)
         if name not in self.files:
             raise bad_input(storage.join(self.address, MANIFEST), f"file {name}", "none of that name")
-        data = _verified(self.address, name, self.files[name])
+        _verify(self.address, name, self.files[name])
         try:
-            tensors: dict[str, Tensor] = load(data)
+            with storage.local_file(storage.join(self.address, name)) as path:
+                tensors: dict[str, Tensor] = load_file(path)
         except SafetensorError as error:
             raise bad_input(storage.join(self.address, name), "safetensors", str(error)) from None
         return tensors
 
-    def has(self, modality: str, part: str) -> bool:
+    def has(self, member: str, part: str) -> bool:
         """Whether the checkpoint holds that file."""
-        return file_name(modality, part) in self.files
+        return file_name(member, part) in self.files
 
 
 def open_checkpoint(address: Address, *, verify: bool = True) -> Checkpoint:
@@ -139,40 +142,40 @@ def open_checkpoint(address: Address, *, verify: bool = True) -> Checkpoint:
         if content.pop("sha256") != _digest(content):
             raise bad_input(place, "content of the SHA-256 it states", "other content")
         modalities = tuple(ModalityInfo(**m) for m in content["modalities"])
+        members = tuple(str(name) for name in content["members"])
         state = FitState(**content["state"])
         files = {
             str(k): {"bytes": int(v["bytes"]), "sha256": str(v["sha256"])}
             for k, v in content["files"].items()
         }
         keys = ("settings", "dataset", "data_digest", "num_users", "num_items", "versions")
-        info = RunInfo(modalities=modalities, **{key: content[key] for key in keys})
+        info = RunInfo(modalities=modalities, members=members, **{key: content[key] for key in keys})
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise bad_input(
             place, "the manifest of a gnnmr-dist checkpoint", f"{type(error).__name__}: {error}"
         ) from None
-    for name in (file_name(m.name, "weights") for m in modalities):
+    for name in (file_name(member, "weights") for member in members):
         if name not in files:
             raise bad_input(place, f"file {name}", "none of that name")
-    known = {file_name(m.name, part) for m in modalities for part in PARTS}
+    known = {file_name(member, part) for member in members for part in PARTS}
     for name in files:
         if name not in known or Path(name).name != name:
-            raise bad_input(place, "files of its modalities only, in plain names", repr(name))
+            raise bad_input(place, "files of its members only, in plain names", repr(name))
     if verify:
         for name, expected in files.items():
-            _verified(str(address), name, expected)
+            _verify(str(address), name, expected)
     return Checkpoint(str(address), info, state, files)
 
 
-def _verified(address: str, name: str, expected: Mapping[str, Any]) -> bytes:
+def _verify(address: str, name: str, expected: Mapping[str, Any]) -> None:
     place = storage.join(address, name)
     if not storage.exists(place):
         raise bad_input(place, f"{expected['bytes']} bytes", "no such file")
-    data = storage.read_bytes(place)
-    if len(data) != expected["bytes"]:
-        raise bad_input(place, f"{expected['bytes']} bytes", f"{len(data)}")
-    if hashlib.sha256(data).hexdigest() != expected["sha256"]:
+    size, digest = storage.fingerprint(place)
+    if size != expected["bytes"]:
+        raise bad_input(place, f"{expected['bytes']} bytes", f"{size}")
+    if digest != expected["sha256"]:
         raise bad_input(place, f"SHA-256 {expected['sha256'][:12]}...", "other content")
-    return data
 
 
 def newest_checkpoint(addresses: Sequence[str]) -> tuple[Checkpoint | None, list[str]]:

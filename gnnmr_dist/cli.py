@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
-from gnnmr_dist.config import PRESETS, Settings, build, fields, preset, read_toml
+from gnnmr_dist.config import Settings, build, fields, read_toml
 from gnnmr_dist.errors import InputError, RunError
+from gnnmr_dist.presets import PRESETS, preset
 
 EXIT_OK, EXIT_RUN_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 

@@ -24,6 +24,7 @@ from pydantic import (
 )
 
 from gnnmr_dist.errors import InputError
+from gnnmr_dist.presets import method_values
 
 
 class _Section(BaseModel):
@@ -40,8 +41,23 @@ class _Section(BaseModel):
 
 
 class ModelSettings(_Section):
-    """One encoder per modality; all modalities share these settings."""
+    """What is trained: the members of the ensemble, which share these settings."""
 
+    method: Literal["gnnmr", "gat", "lightgcn", "bpr-mf"] = Field(
+        "gnnmr",
+        description="GNNMR or a baseline: settings to start from, below every other source (docs/methods.md)",
+    )
+    members: tuple[str, ...] = Field(
+        ("each",),
+        min_length=1,
+        description="what the networks read: each (a modality each), dense (a dense one each), fields (all categories "
+        "and bags together), all (one reads everything), id (no features), or names joined by +",
+    )
+    linear_peer: bool = Field(
+        True,
+        description="after training, EASE joins the ensemble (row fused) with a weight chosen on validation; left out "
+        "where its matrix needs more than 4 GiB (measured: better on every set)",
+    )
     encoder: Literal["gat", "gatv2", "gcn", "sage", "lightgcn"] = Field(
         "gat", description="graph network of every modality (the method is model-agnostic: paper, footnote 2)"
     )
@@ -104,7 +120,6 @@ class SamplingSettings(_Section):
 
     num_neighbors: tuple[int, ...] = Field(
         (20, 20),
-        min_length=1,
         max_length=8,
         description="fan-out per hop, -1 = all; its length is the number of layers",
     )
@@ -186,6 +201,13 @@ class ClusterSettings(_Section):
         "auto",
         description="when a worker samples its next steps: in a thread, or while scores travel (auto: with one CPU)",
     )
+    id_tables: Literal["memory", "mapped"] = Field(
+        "memory",
+        description="where ID tables, their optimizer and all nodes' embeddings lie: in memory or in mapped files",
+    )
+    scratch: str = Field(
+        "", description="directory of every worker's mapped files; empty = the system's for temporary files"
+    )
     max_failures: int = Field(
         3, ge=0, description="worker losses survived by restarting from the last checkpoint"
     )
@@ -223,28 +245,6 @@ class Settings(_Section):
         return self
 
 
-PRESETS: dict[str, dict[str, dict[str, Any]]] = {
-    "default": {},
-    # The strict reading of the paper (docs/paper-map.md): bipartite messages only, last layer, dot products, BPR.
-    "paper": {
-        "model": {
-            "embedding_dim": 128,
-            "layer_combination": "last",
-            "self_loops": False,
-            "degree_scaling": False,
-            "identity_init": False,
-            "activation": "leaky_relu",
-            "score": "dot",
-            "temperature": 1.0,
-            "item_id": "none",
-        },
-        "loss": {"supervised": "bpr", "num_candidates": 256, "distill_weight": 0.5, "mask_missing": False},
-        "sampling": {"num_neighbors": (10, 10), "exclude_supervision": False},
-        "training": {"global_batch_size": 256, "learning_rate": 1e-3},
-    },
-}
-
-
 def fields() -> dict[str, tuple[str, Any]]:
     """Every setting as name -> (section, pydantic field); names are unique over sections."""
     table: dict[str, tuple[str, Any]] = {}
@@ -263,7 +263,8 @@ def build(*layers: tuple[str, dict[str, Any]]) -> Settings:
     Raises:
         InputError: an unknown key or a value out of range, naming its origin and key.
     """
-    merged: dict[str, dict[str, Any]] = {}
+    method = method_values([values for _, values in layers])
+    merged: dict[str, dict[str, Any]] = {section: dict(table) for section, table in method.items()}
     origin: dict[tuple[str, ...], str] = {}
     for source, values in layers:
         for section, table in values.items():
@@ -291,13 +292,6 @@ def _one_line(error: ValidationError, origin: dict[tuple[str, ...], str], fallba
         message = f"unknown key, expected one of {names}"
     got = f", got {first['input']!r}" if path and first["type"] != "extra_forbidden" else ""
     return InputError(f"{source}{', key ' + '.'.join(path) if path else ''}: {message}{got}")
-
-
-def preset(name: str) -> dict[str, dict[str, Any]]:
-    """The nested values of a preset; raises InputError for an unknown name."""
-    if name not in PRESETS:
-        raise InputError(f"preset: expected one of {', '.join(PRESETS)}, got {name!r}")
-    return PRESETS[name]
 
 
 def read_toml(path: Path) -> dict[str, dict[str, Any]]:

@@ -21,6 +21,7 @@ from gnnmr_dist.checkpoint import versions
 from gnnmr_dist.cli import Parser, guarded
 from gnnmr_dist.errors import InputError, bad_input
 from gnnmr_dist.evaluation import RowResult
+from gnnmr_dist.fusion import FUSED
 from gnnmr_dist.loaded import (
     EvaluationJob,
     LoadedRun,
@@ -97,18 +98,21 @@ def evaluate_run(
 def _model_rows(run: LoadedRun, protocol: Protocol, num_workers: int) -> Iterator[tuple[str, RowResult]]:
     if num_workers < 0:
         raise InputError(f"num_workers: expected 0 or more, got {num_workers}")
+    here = [row for row in run.rows if row == FUSED]  # its linear peer is fitted once, in this process
     if num_workers == 0:
         yield from evaluate_model(run, protocol, run.rows)
         return
+    away = tuple(row for row in run.rows if row not in here)
     from gnnmr_dist.launch import (
         Work,
         run_on_mesh,
     )  # Ray takes seconds to import and is not needed without workers
 
     cluster = run.settings.cluster.model_copy(update={"num_workers": num_workers, "modality_groups": 0})
-    job = EvaluationJob(run.directory.address, run.dataset.path, protocol, tuple(run.rows))
+    job = EvaluationJob(run.directory.address, run.dataset.path, protocol, away)
     scratch = run.directory.place(f".evaluation-{uuid.uuid4().hex[:8]}")
     yield from run_on_mesh(Work(evaluate_on_worker, job, len(run.names)), scratch, cluster)
+    yield from evaluate_model(run, protocol, here)
 
 
 def provenance(run: LoadedRun, results: Results) -> dict[str, Any]:

@@ -20,8 +20,10 @@ from gnnmr_dist.data.steps import gather_rows
 from gnnmr_dist.distributed.mesh import Mesh, shares
 from gnnmr_dist.ensemble import aligned_average, average, concatenation, procrustes_rotation
 from gnnmr_dist.inference import ROWS_AT_ONCE, embed_all, embed_unlinked_items
+from gnnmr_dist.members import Member
 from gnnmr_dist.metrics import MetricSums, rank_metrics
-from gnnmr_dist.models.encoder import Encoder, score_vectors
+from gnnmr_dist.models.encoder import Network, score_vectors
+from gnnmr_dist.models.id_tables import Maker
 from gnnmr_dist.ranking import (
     EmbeddingScorer,
     Int64Array,
@@ -36,6 +38,8 @@ from gnnmr_dist.ranking import (
 )
 
 ENSEMBLES = ("concatenation", "average", "aligned-average")
+BLOCKS_AT_ONCE = 512
+"""Blocks of users ranked before their metrics are taken: lists are larger than metrics."""
 
 
 @dataclass(frozen=True)
@@ -54,27 +58,43 @@ def relevant_items(interactions: Interactions, num_users: int) -> Relevant:
 
 
 def modality_vectors(
-    encoders: Iterable[tuple[str, Encoder]], dataset: Dataset, settings: ModelSettings, mesh: Mesh
+    encoders: Iterable[tuple[Member, Network]],
+    dataset: Dataset,
+    settings: ModelSettings,
+    mesh: Mesh,
+    make: Maker = torch.zeros,
 ) -> Tensor:
-    """Score vectors of all nodes in all modalities, [M, N, d] on every worker; each computes those it hosts.
+    """Score vectors of all nodes of all members, [M, N, d] on every worker; each computes those it hosts.
 
     Workers of one group split nothing here: with more replicas than one they compute the same (docs/decisions.md).
+    ``make`` makes what has N rows. A node's vectors lie side by side: their concatenation is a view.
     """
     own = torch.empty(0)
-    for place, (name, encoder) in enumerate(encoders):
-        table = dataset.features(name)
-        embeddings = embed_all(encoder, dataset.graph, table)
-        _forget_ids_of_cold_items(embeddings, encoder, dataset.graph, table)
-        vectors = score_vectors(embeddings, settings.score)
+    for place, (member, encoder) in enumerate(encoders):
+        tables = [dataset.features(info.name) for info in member.modalities]
+        embeddings = embed_all(encoder, dataset.graph, tables, make=make)
+        _forget_ids_of_cold_items(embeddings, encoder, dataset.graph, tables)
         if place == 0:  # one table for all, filled as they come: never two copies of everything
-            own = vectors.new_empty((len(mesh.hosted), *vectors.shape))
-        own[place] = vectors
-        del embeddings, vectors
-    return mesh.gather_modalities(own)
+            own = _side_by_side(len(mesh.hosted), embeddings, make)
+        for part, into in zip(embeddings.split(ROWS_AT_ONCE), own[place].split(ROWS_AT_ONCE), strict=True):
+            into.copy_(score_vectors(part, settings.score))
+        del embeddings
+    if mesh.groups == 1:
+        return own
+    everyone = _side_by_side(mesh.num_modalities, own[0], make)
+    for some, into in zip(own.split(ROWS_AT_ONCE, 1), everyone.split(ROWS_AT_ONCE, 1), strict=True):
+        into.copy_(mesh.gather_modalities(some))
+    return everyone
+
+
+def _side_by_side(count: int, table: Tensor, make: Maker) -> Tensor:
+    """Room for ``count`` tables like ``table`` [N, d], as [count, N, d]."""
+    num_nodes, width = table.shape
+    return make((num_nodes, count, width), dtype=table.dtype, device=table.device).transpose(0, 1)
 
 
 def _forget_ids_of_cold_items(
-    embeddings: Tensor, encoder: Encoder, graph: Graph, table: FeatureTable
+    embeddings: Tensor, encoder: Network, graph: Graph, tables: Sequence[FeatureTable]
 ) -> None:
     """Replace the embeddings [N, d] of items without train interactions, in place, by those of their features alone.
 
@@ -85,14 +105,19 @@ def _forget_ids_of_cold_items(
     cold = np.flatnonzero(train_counts(graph) == 0)
     for start in range(0, cold.size, ROWS_AT_ONCE):
         some = cold[start : start + ROWS_AT_ONCE]
-        rows = gather_rows(table, some).to(embeddings.device)
+        rows = [gather_rows(table, some).to(embeddings.device) for table in tables]
         places = torch.from_numpy(some + graph.num_users).to(embeddings.device)
-        embeddings[places] = embed_unlinked_items(encoder, rows)
+        embeddings[places] = embed_unlinked_items(encoder, rows, some.size)
 
 
-def presence_table(dataset: Dataset) -> npt.NDArray[np.bool_]:
-    """Bool [M, I]: whether each item has a row in each modality, in the data set's order of modalities."""
-    return np.stack([np.asarray(dataset.features(info.name).present) for info in dataset.modalities])
+def presence_table(dataset: Dataset, members: Sequence[Member]) -> npt.NDArray[np.bool_]:
+    """Bool [M, I]: whether a member has anything to read of an item (one that reads IDs alone has, of every item)."""
+
+    def row(member: Member) -> npt.NDArray[np.bool_]:
+        read = [np.asarray(dataset.features(info.name).present) for info in member.modalities]
+        return np.any(read, axis=0) if read else np.ones(dataset.num_items, np.bool_)
+
+    return np.stack([row(member) for member in members])
 
 
 def combine(
@@ -125,6 +150,8 @@ def make_scorer(
     if row in names:
         number = names.index(row)
         return EmbeddingScorer(users[number], items[number], offset)
+    if row == "concatenation" and present is None:  # no copy where a node's vectors lie side by side
+        return EmbeddingScorer(users.transpose(0, 1).flatten(1), items.transpose(0, 1).flatten(1), offset)
     return EmbeddingScorer(*combine(row, list(users), list(items), present), offset)
 
 
@@ -177,25 +204,29 @@ def evaluate(
     """
     block = users_at_once(scorer, graph.num_items)  # blocks start at its multiples on any number of workers
     share = shares(-(-relevant.users.size // block), mesh.world_size)[mesh.rank]
-    stop = min(share.stop * block, relevant.users.size)
-    positions = np.arange(share.start * block, stop, dtype=np.int64)
-    users, seen = relevant.users[positions], train_items(graph)
-    ranked, _ = rank_top_k(scorer, users, seen, max(ks), also_masked=also_masked, block=block)
-    counts = train_counts(graph)
-    own = rank_metrics(ranked, relevant.items.select(positions), ks, counts)
-    names = tuple(own)
-    values = torch.from_numpy(np.stack(list(own.values()), axis=1)).to(mesh.device)
-    per_user = torch.cat(mesh.gather_world(values)).cpu().numpy()
-    covered = _covered(ranked, ks, graph.num_items, mesh)
-    sums = MetricSums(names, tuple(ks), per_user.sum(axis=0), relevant.users.size, covered)
+    first, stop = share.start * block, min(share.stop * block, relevant.users.size)
+    seen, counts = train_items(graph), train_counts(graph)
+    covered, own = np.zeros((len(ks), graph.num_items), np.int32), []
+    for start in range(
+        first, max(stop, first + 1), BLOCKS_AT_ONCE * block
+    ):  # at least once: a share may be empty
+        positions = np.arange(start, min(start + BLOCKS_AT_ONCE * block, stop), dtype=np.int64)
+        users = relevant.users[positions]
+        ranked, _ = rank_top_k(scorer, users, seen, max(ks), also_masked=also_masked, block=block)
+        values = rank_metrics(ranked, relevant.items.select(positions), ks, counts)
+        own.append(np.stack(list(values.values()), axis=1))
+        _cover(covered, ranked, ks)
+    names = tuple(values)
+    mine = torch.from_numpy(np.concatenate(own)).to(mesh.device)
+    per_user = torch.cat(mesh.gather_world(mine)).cpu().numpy()
+    total = torch.from_numpy(covered).to(mesh.device)
+    mesh.sum_world(total)
+    sums = MetricSums(names, tuple(ks), per_user.sum(axis=0), relevant.users.size, total.cpu().numpy() > 0)
     return RowResult(sums.result(), dict(zip(names, per_user.T, strict=True)))
 
 
-def _covered(ranked: Int64Array, ks: Sequence[int], num_items: int, mesh: Mesh) -> npt.NDArray[np.bool_]:
-    covered = np.zeros((len(ks), num_items), np.int32)
+def _cover(covered: npt.NDArray[np.int32], ranked: Int64Array, ks: Sequence[int]) -> None:
+    """Set to 1 in ``covered`` [len(ks), I] what ``ranked`` [n, K] shows at each cut-off."""
     for row, k in zip(covered, ks, strict=True):
         shown = ranked[:, :k]
         row[shown[shown >= 0]] = 1
-    total = torch.from_numpy(covered).to(mesh.device)
-    mesh.sum_world(total)
-    return np.asarray(total.cpu().numpy() > 0)

@@ -30,7 +30,11 @@ from gnnmr_dist.evaluation import (
     presence_table,
     relevant_items,
 )
-from gnnmr_dist.memory import memory_now
+from gnnmr_dist.fusion import FUSED
+from gnnmr_dist.mapped import check_scratch, table_maker
+from gnnmr_dist.members import Member, members_of, refuse_names
+from gnnmr_dist.memory import keep_freed_memory, memory_now
+from gnnmr_dist.models.id_tables import Maker, keep
 from gnnmr_dist.models.inputs import ItemRows
 from gnnmr_dist.training import (
     ModalityModel,
@@ -63,20 +67,22 @@ class Session:
 
     dataset: Dataset
     settings: Settings
+    members: tuple[Member, ...]
     mesh: Mesh
     models: list[ModalityModel]
     state: FitState
     best: dict[int, dict[str, Tensor]]
     sampler: Sampler
-    tables: dict[int, FeatureTable]
+    tables: dict[int, list[FeatureTable]]
     valid: Relevant
     present: Tensor | None
     ensemble_present: Tensor | None
+    make: Maker
 
     @property
     def names(self) -> list[str]:
-        """All modalities' names, in order."""
-        return [info.name for info in self.dataset.modalities]
+        """All members' names, in order."""
+        return [member.name for member in self.members]
 
     @property
     def num_steps(self) -> int:
@@ -93,6 +99,7 @@ def run_info(dataset: Dataset, settings: Settings) -> RunInfo:
         num_users=dataset.num_users,
         num_items=dataset.num_items,
         modalities=tuple(dataset.modalities),
+        members=tuple(member.name for member in members_of(dataset, settings.model)),
         versions=versions(),
     )
 
@@ -103,11 +110,8 @@ def check_settings(dataset: Dataset, settings: Settings) -> None:
     Raises:
         InputError: naming the setting.
     """
-    names = [info.name for info in dataset.modalities]
-    reserved = (*ENSEMBLES, "popularity", "item-knn", "ease")
-    for name in names:
-        if name in reserved:
-            raise bad_input(dataset.path, f"modality names other than {', '.join(reserved)}", repr(name))
+    refuse_names(dataset, (*ENSEMBLES, FUSED, "popularity", "item-knn", "ease"))
+    names = [member.name for member in members_of(dataset, settings.model)]
     row = settings.evaluation.select_row
     if row not in (*ENSEMBLES, *names):
         raise InputError(f"select_row: expected one of {', '.join((*ENSEMBLES, *names))}, got {row!r}")
@@ -116,6 +120,7 @@ def check_settings(dataset: Dataset, settings: Settings) -> None:
         raise InputError(
             f"ks: expected cut-offs up to the number of items, {dataset.num_items}, got {largest}"
         )
+    check_scratch(settings.cluster)
     make_sampler(dataset.graph, settings.sampling, settings.training.seed)
 
 
@@ -123,38 +128,43 @@ def open_session(dataset: Dataset, settings: Settings, mesh: Mesh, start: Checkp
     """Build the hosted models, from a checkpoint if one is given.
 
     Raises:
-        InputError: the checkpoint's tensors do not fit the models.
+        InputError: the checkpoint's tensors do not fit the models, or there is no room for the ID tables.
     """
-    models = []
+    keep_freed_memory()
+    members = members_of(dataset, settings.model)
+    models, make = [], table_maker(settings.cluster, mesh.device)
     best: dict[int, dict[str, Tensor]] = {}
     shape = (dataset.num_users, dataset.num_items)
     for number in mesh.hosted:
-        info = dataset.modalities[number]
-        model = build_model(number, info.name, info.kind, info.dim, shape, settings, mesh.device)
+        model = build_model(number, members[number], shape, settings, mesh.device, make)
         if start is not None:
             try:
-                load_state(model, start.tensors(info.name, "weights"), start.tensors(info.name, "optimizer"))
+                load_state(
+                    model, start.tensors(model.name, "weights"), start.tensors(model.name, "optimizer")
+                )
             except ValueError as error:
-                raise bad_input(start.address, f"state of modality {info.name}", str(error)) from None
-            if start.has(info.name, "best"):
-                best[number] = start.tensors(info.name, "best")
+                raise bad_input(start.address, f"state of {model.name}", str(error)) from None
+            if start.has(model.name, "best"):
+                keep(start.tensors(model.name, "best"), best.setdefault(number, {}), make)
         models.append(model)
-    present = torch.from_numpy(presence_table(dataset)).to(mesh.device)
+    present = torch.from_numpy(presence_table(dataset, members)).to(mesh.device)
     some = not bool(present.all())
     state = FitState() if start is None else resumed_state(start, settings)
     valid = relevant_items(dataset.interactions("valid"), dataset.num_users)
     return Session(
         dataset=dataset,
         settings=settings,
+        members=members,
         mesh=mesh,
         models=models,
         state=state,
         best=best,
         sampler=make_sampler(dataset.graph, settings.sampling, settings.training.seed),
-        tables={model.number: dataset.features(model.name) for model in models},
+        tables={m.number: [dataset.features(info.name) for info in m.member.modalities] for m in models},
         valid=valid,
         present=present if some and settings.loss.mask_missing else None,
         ensemble_present=present if some and settings.evaluation.mask_missing_in_ensemble else None,
+        make=make,
     )
 
 
@@ -214,9 +224,7 @@ def _run_epoch(session: Session, hooks: Hooks) -> Tensor:
             )
         bad = first_not_finite(losses, session.names)
         if bad is not None:
-            state.finished = (
-                f"diverged: loss of modality {bad} is not finite at epoch {state.epoch}, step {step}"
-            )
+            state.finished = f"diverged: loss of {bad} is not finite at epoch {state.epoch}, step {step}"
             return sums
         every = training.checkpoint_every_steps
         if every and state.step % every == 0 and state.step < session.num_steps:
@@ -239,7 +247,7 @@ def _ruined(session: Session) -> bool:
     bad = first_not_finite(sums.cpu(), session.names)
     if bad is not None:
         place = f"epoch {state.epoch}, step {state.step - 1}"
-        state.finished = f"diverged: weights of modality {bad} are not finite after {place}"
+        state.finished = f"diverged: weights of {bad} are not finite after {place}"
     return bad is not None
 
 
@@ -267,17 +275,19 @@ def next_step(session: Session, epoch: int, step: int) -> StepData:
 
 def upcoming_steps(
     session: Session, epoch: int, steps: Iterable[int]
-) -> Upcoming[tuple[StepData, list[ItemRows]]]:
+) -> Upcoming[tuple[StepData, list[list[ItemRows]]]]:
     """Each step's data and every hosted model's rows of features, on the device; made ahead as the settings say."""
     how, device = session.settings.cluster.prefetch, session.mesh.device.type
     threaded = how == "thread" or (how == "auto" and (device != "cpu" or torch.get_num_threads() > 1))
     return Upcoming(lambda step: _prepared(session, epoch, step), steps, threaded=threaded)
 
 
-def _prepared(session: Session, epoch: int, step: int) -> tuple[StepData, list[ItemRows]]:
+def _prepared(session: Session, epoch: int, step: int) -> tuple[StepData, list[list[ItemRows]]]:
     data = next_step(session, epoch, step)
     items, device = data.nodes.items.numpy(), session.mesh.device
-    rows = [gather_rows(session.tables[model.number], items).to(device) for model in session.models]
+    rows = [
+        [gather_rows(table, items).to(device) for table in session.tables[m.number]] for m in session.models
+    ]
     return data.to(device), rows
 
 
@@ -291,17 +301,14 @@ def _validate(session: Session, record: Record) -> dict[str, float]:
     sizes = torch.linalg.vector_norm(vectors, dim=(1, 2)).unsqueeze(1).cpu()  # finite: so is every score
     bad = first_not_finite(sizes, session.names)
     if bad is not None:
-        state.finished = (
-            f"diverged: embeddings of modality {bad} are not finite after epoch {state.epoch - 1}"
-        )
+        state.finished = f"diverged: embeddings of {bad} are not finite after epoch {state.epoch - 1}"
         return {}
     metrics = validation_metrics(session, vectors)
     value = metrics[settings.evaluation.select_metric]
     if state.best_value is None or value > state.best_value:
         state.best_value, state.best_epoch, state.waited = value, state.epoch, 0
-        session.best = {
-            m.number: {k: v.clone() for k, v in state_tensors(m)["weights"].items()} for m in session.models
-        }
+        for m in session.models:  # over the earlier best
+            keep(state_tensors(m)["weights"], session.best.setdefault(m.number, {}), session.make)
     else:
         state.waited += 1
     if state.waited >= settings.training.patience:
@@ -315,9 +322,9 @@ def _validate(session: Session, record: Record) -> dict[str, float]:
 
 
 def session_vectors(session: Session) -> Tensor:
-    """Score vectors of all nodes in all modalities [M, N, d], with the weights as they are now."""
-    encoders = [(model.name, model.encoder) for model in session.models]
-    return modality_vectors(encoders, session.dataset, session.settings.model, session.mesh)
+    """Score vectors of all nodes of all members [M, N, d], with the weights as they are now."""
+    encoders = [(model.member, model.encoder) for model in session.models]
+    return modality_vectors(encoders, session.dataset, session.settings.model, session.mesh, session.make)
 
 
 def validation_metrics(session: Session, vectors: Tensor) -> dict[str, float]:

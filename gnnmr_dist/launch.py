@@ -31,6 +31,8 @@ from gnnmr_dist.distributed.mesh import Mesh, meet_by_file, process_mesh
 from gnnmr_dist.distributed.placement import placement_problem, uses_gpus, worker_resources
 from gnnmr_dist.errors import InputError, RunError, innermost_error
 from gnnmr_dist.fitting import Record, Session, fit, open_session
+from gnnmr_dist.members import members_of
+from gnnmr_dist.memory import allocator_environment
 from gnnmr_dist.reporting import MetricsLog
 from gnnmr_dist.runs import CHECKPOINTS, METRICS, RunDirectory, save_into
 
@@ -145,7 +147,7 @@ def _worker(config: dict[str, Any]) -> None:
     job = Job(**config)
     settings = Settings.model_validate(job.settings)
     dataset = open_dataset(job.dataset, verify="structure")
-    mesh = _mesh(len(dataset.modalities), settings.cluster)
+    mesh = _mesh(len(members_of(dataset, settings.model)), settings.cluster)
     latest = ray.train.get_checkpoint()
     home = storage.join(job.output, CHECKPOINTS, job.attempt)
     address = job.start if latest is None else storage.join(home, os.path.basename(latest.path.rstrip("/")))
@@ -321,6 +323,7 @@ def _start_private(cluster: ClusterSettings) -> None:
     off; its switch for that is read when Ray is imported, so the constant itself is set.
     """
     ray_constants.ENABLE_RAY_CLUSTER = False
+    loopback = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
     needed = int(-(-cluster.num_workers * cluster.cpus_per_worker // 1))
     ray.init(
         address="local",
@@ -329,7 +332,7 @@ def _start_private(cluster: ClusterSettings) -> None:
         log_to_driver=False,
         logging_level=logging.ERROR,
         _node_ip_address=LOOPBACK,
-        runtime_env={"env_vars": {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}},
+        runtime_env={"env_vars": allocator_environment() | loopback},
     )
 
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
 
 from gnnmr_dist import storage
-from gnnmr_dist.baselines import BaselineSkipped, choose_ease, fit_item_knn, fit_popularity
+from gnnmr_dist.baselines import BaselineSkipped, choose_ease, fit_ease, fit_item_knn, fit_popularity
 from gnnmr_dist.checkpoint import MANIFEST, Checkpoint
 from gnnmr_dist.config import Settings, build
 from gnnmr_dist.data.dataset import Dataset, Verify, open_dataset
@@ -31,8 +31,12 @@ from gnnmr_dist.evaluation import (
     presence_table,
     relevant_items,
 )
+from gnnmr_dist.fusion import FUSED, FusedScorer, Fusion, choose_fusion
 from gnnmr_dist.inference import embed_unlinked_items
-from gnnmr_dist.models.encoder import Encoder, score_vectors
+from gnnmr_dist.mapped import reader_maker
+from gnnmr_dist.members import Member, members_of
+from gnnmr_dist.models.encoder import Network, score_vectors
+from gnnmr_dist.models.id_tables import Maker
 from gnnmr_dist.models.inputs import ItemRows
 from gnnmr_dist.ranking import EmbeddingScorer, ItemLists, Scorer, item_lists
 from gnnmr_dist.runs import MODEL, RunDirectory
@@ -50,82 +54,133 @@ class LoadedRun:
     model: Checkpoint
     settings: Settings
     dataset: Dataset
+    members: tuple[Member, ...]
     mesh: Mesh
 
     @property
     def names(self) -> list[str]:
-        """The M modalities, in order."""
-        return [info.name for info in self.dataset.modalities]
+        """The M members, in order."""
+        return [member.name for member in self.members]
 
     @property
     def rows(self) -> list[str]:
-        """Everything the model can rank by: its modalities, then the ensembles."""
-        return [*self.names, *ENSEMBLES]
+        """What differs among all it can rank by: its members, (of more than one) the ensembles, the fusion."""
+        several = ENSEMBLES if len(self.members) > 1 else ()
+        return [*self.names, *several, *(() if self.fusion is None else (FUSED,))]
+
+    @property
+    def best_row(self) -> str:
+        """What to rank by unless told otherwise: the fusion where there is one, else the concatenation."""
+        return "concatenation" if self.fusion is None else FUSED
 
     @cached_property
-    def encoders(self) -> list[tuple[str, Encoder]]:
-        """The encoders this worker hosts, with the best weights.
+    def fusion(self) -> Fusion | None:
+        """How the linear peer joins in, as chosen when the run was finished; None where it has none."""
+        return self.directory.fusion()
+
+    @cached_property
+    def linear(self) -> Scorer:
+        """The linear peer of a run that has one, fitted anew: a function of the train data."""
+        assert self.fusion is not None
+        found = fit_ease(self.dataset.graph, self.fusion.l2)
+        assert not isinstance(found, BaselineSkipped)  # it fitted when the run was finished
+        return found
+
+    @cached_property
+    def encoders(self) -> list[tuple[Member, Network]]:
+        """The networks this worker hosts, with the best weights.
 
         Raises:
             InputError: the weights do not fit the settings.
         """
         dtype = parameter_dtype(self.settings.training.precision)
-        return [
-            (self.names[m], self._encoder(m).to(self.mesh.device, dtype).eval()) for m in self.mesh.hosted
-        ]
+        hosted = [self.members[m] for m in self.mesh.hosted]
+        return [(member, self._encoder(member).to(self.mesh.device, dtype).eval()) for member in hosted]
 
-    def _encoder(self, number: int) -> Encoder:
-        info, settings = self.dataset.modalities[number], self.settings
-        shape = (self.dataset.num_users, self.dataset.num_items)
+    def _encoder(self, member: Member) -> Network:
+        settings, shape = self.settings, (self.dataset.num_users, self.dataset.num_items)
         layers = len(settings.sampling.num_neighbors)
-        encoder = build_encoder(*shape, info.kind, info.dim, settings.model, layers, key=0)
+        make = partial(self._make, dtype=parameter_dtype(settings.training.precision))
+        encoder = build_encoder(*shape, member.inputs, settings.model, layers, key=0, make=make)
         try:
-            load_weights(encoder, self.model.tensors(info.name, "weights"))
+            load_weights(encoder, self.model.tensors(member.name, "weights"))
         except ValueError as error:
-            raise bad_input(self.model.address, f"weights of modality {info.name}", str(error)) from None
+            raise bad_input(self.model.address, f"weights of {member.name}", str(error)) from None
         return encoder
 
     @cached_property
     def vectors(self) -> Tensor:
-        """Score vectors of all nodes in all modalities, float32 [M, N, d]; every worker must ask together."""
-        return modality_vectors(self.encoders, self.dataset, self.settings.model, self.mesh)
+        """Score vectors of all nodes of all members, float32 [M, N, d]; every worker must ask together."""
+        return modality_vectors(self.encoders, self.dataset, self.settings.model, self.mesh, self._make)
 
     @cached_property
     def present(self) -> Tensor | None:
         """Bool [M, I] where missing modalities are left out of the concatenation; else None."""
-        table = torch.from_numpy(presence_table(self.dataset)).to(self.mesh.device)
+        table = torch.from_numpy(presence_table(self.dataset, self.members)).to(self.mesh.device)
         return table if self._hides and not bool(table.all()) else None
+
+    @property
+    def _make(self) -> Maker:
+        return reader_maker(self.settings.cluster, self.mesh.device)
 
     @property
     def _hides(self) -> bool:
         return self.settings.evaluation.mask_missing_in_ensemble
 
     def require_row(self, row: str) -> None:
-        """Raise InputError unless ``row`` is a modality's or an ensemble's name."""
-        if row not in self.rows:
-            raise InputError(f"row: expected one of {', '.join(self.rows)}, got {row!r}")
+        """Raise InputError unless the run can rank by ``row``."""
+        rows = (*self.names, *ENSEMBLES, *(() if self.fusion is None else (FUSED,)))
+        if row not in rows:
+            raise InputError(f"row: expected one of {', '.join(rows)}, got {row!r}")
 
-    def scorer(self, row: str) -> EmbeddingScorer:
+    def scorer(self, row: str) -> Scorer:
         """The scorer of one row; raises InputError for an unknown one."""
         self.require_row(row)
+        return self._fused(self.embeddings("concatenation")) if row == FUSED else self.embeddings(row)
+
+    def embeddings(self, row: str) -> EmbeddingScorer:
+        """The scorer of a member or an ensemble of them; raises InputError for another row."""
+        if row not in (*self.names, *ENSEMBLES):
+            known = ", ".join((*self.names, *ENSEMBLES))
+            raise InputError(f"row: expected one that has embeddings, {known}, got {row!r}")
         return make_scorer(row, self.names, self.vectors, self.dataset.graph, self.present)
 
+    def _fused(self, networks: EmbeddingScorer) -> FusedScorer:
+        assert self.fusion is not None
+        return FusedScorer(networks, self.linear, len(self.members) * self.fusion.weight)
+
     @torch.no_grad()
-    def with_new_items(self, row: str, rows: Mapping[str, ItemRows]) -> EmbeddingScorer:
+    def with_new_items(self, row: str, rows: Mapping[str, ItemRows]) -> Scorer:
         """As :meth:`scorer`, over I + n items: the known ones, then new ones known by their features alone.
 
-        New items have no popularity to fall back on (offset 0), as items without train interactions. This worker must
-        host all modalities.
+        New items have no popularity to fall back on (offset 0) and nothing from the linear peer, as items without train
+        interactions. This worker must host all members.
+
+        Raises:
+            InputError: an unknown row.
 
         Args:
             row: what to score with.
             rows: every modality's rows of the n new items.
         """
-        known = self.scorer(row)
+        self.require_row(row)
+        if row == FUSED:
+            return self._fused(self._with_new_items("concatenation", rows))
+        return self._with_new_items(row, rows)
+
+    def _with_new_items(self, row: str, rows: Mapping[str, ItemRows]) -> EmbeddingScorer:
+        known = self.embeddings(row)
         device, score = self.mesh.device, self.settings.model.score
-        embedded = [embed_unlinked_items(encoder, rows[name].to(device)) for name, encoder in self.encoders]
+        n = next(iter(rows.values())).present.numel()
+        read = [[rows[info.name].to(device) for info in member.modalities] for member, _ in self.encoders]
+        embedded = [
+            embed_unlinked_items(encoder, own, n)
+            for (_, encoder), own in zip(self.encoders, read, strict=True)
+        ]
         new = score_vectors(torch.stack(embedded), score)
-        present = torch.stack([rows[name].present for name in self.names]).to(device)
+        every = torch.ones(n, dtype=torch.bool, device=device)
+        seen = [torch.stack([some.present for some in own]).any(dim=0) if own else every for own in read]
+        present = torch.stack(seen)
         hidden = present if self._hides else None
         more = new_item_vectors(row, self.names, self.vectors, new, hidden)
         items = torch.cat([known.item_embeddings, more])
@@ -170,7 +225,19 @@ def open_run(
         model,
         settings,
         data,
-        mesh or one_process(len(data.modalities), local_device(settings.cluster.use_gpu)),
+        members := members_of(data, settings.model),
+        mesh or one_process(len(members), local_device(settings.cluster.use_gpu)),
+    )
+
+
+def choose_linear_peer(run: LoadedRun) -> Fusion | BaselineSkipped:
+    """The fusion of a run's best model with EASE, chosen on validation; this process must host all members."""
+    return choose_fusion(
+        run.embeddings("concatenation"),
+        len(run.members),
+        run.dataset.graph,
+        _lists(run.dataset, "valid"),
+        metric=run.settings.evaluation.select_metric,
     )
 
 
@@ -263,7 +330,7 @@ class BaselineResult:
 def evaluate_baselines(dataset: Dataset, protocol: Protocol, select_metric: str) -> Iterator[BaselineResult]:
     """Popularity, item-kNN and EASE, fitted on train; EASE's lambda is the best on validation by ``select_metric``."""
     relevant, masked = evaluated(dataset, protocol)
-    mesh = one_process(len(dataset.modalities))
+    mesh = one_process(1)
 
     def result(scorer: Scorer) -> RowResult:
         return evaluate(scorer, dataset.graph, relevant, protocol.ks, mesh, also_masked=masked)

@@ -22,6 +22,7 @@ from gnnmr_dist.errors import InputError, bad_input
 from gnnmr_dist.loaded import LoadedRun, open_run
 from gnnmr_dist.new_items import NewItems, read_new_items
 from gnnmr_dist.ranking import (
+    EmbeddingScorer,
     Float32Array,
     Int64Array,
     ItemLists,
@@ -44,12 +45,16 @@ class Recommender:
         self,
         run: LoadedRun,
         k: int = 20,
-        row: str = "concatenation",
+        row: str | None = None,
         *,
         new_items: NewItems | None = None,
         include_seen: bool = False,
     ) -> None:
-        """Embed and combine; raises InputError for an unknown row or a k outside 1..number of items."""
+        """Embed and combine; raises InputError for an unknown row or a k outside 1..number of items.
+
+        ``row`` None = the run's best ensemble.
+        """
+        row = run.best_row if row is None else row
         self.run, self.k = run, k
         dataset = run.dataset
         ids, titles = pa.array(dataset.item_ids), pa.array(dataset.item_titles, pa.string())
@@ -93,6 +98,10 @@ class Recommender:
         Raises:
             InputError: ``recall`` is out of range, or FAISS is not installed.
         """
+        if not isinstance(self._scorer, EmbeddingScorer):
+            raise InputError(
+                "--approximate: expected a row that has embeddings, such as concatenation, got one with the linear peer"
+            )
         index = ApproximateIndex(self._scorer, users, self._seen, self.k, recall)
         self._index = index
         self.note = (
@@ -136,7 +145,8 @@ def parser() -> Parser:
     who.add_argument("--all", action="store_true", help="every user of the data set (needs --output)")
     made.add_argument("--k", type=int, default=20, help="length of each list [20]")
     made.add_argument(
-        "--row", default="concatenation", help="ensemble or modality to rank by [concatenation]"
+        "--row",
+        help="ensemble or modality to rank by [fused if the run has a linear peer, else concatenation]",
     )
     made.add_argument("--new-items", metavar="FILE", help="Parquet file of items the data set does not know")
     made.add_argument(
@@ -165,9 +175,10 @@ def command(argv: Sequence[str] | None) -> None:
     run = open_run(arguments.run, arguments.dataset)
     users = _users(run, arguments)
     new = None if arguments.new_items is None else read_new_items(arguments.new_items, run.dataset)
-    recommender = Recommender(
-        run, arguments.k, arguments.row, new_items=new, include_seen=arguments.include_seen
-    )
+    row = arguments.row
+    if row is None and arguments.approximate is not None:
+        row = "concatenation"  # the best that an index can hold
+    recommender = Recommender(run, arguments.k, row, new_items=new, include_seen=arguments.include_seen)
     notes = [*(new.notes if new else ()), *_unknown_users(run, users)]
     if arguments.approximate is not None:
         notes.append(recommender.approximate(users, arguments.approximate))

@@ -16,7 +16,7 @@ Axes: U rows of a table, n rows of a step, d columns.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil, log
@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from gnnmr_dist.models.blocks import compiled
+from gnnmr_dist.models.id_tables import Maker
 from gnnmr_dist.row_adam_kernels import catch_up, move, tail_moments
 
 BETAS = (0.9, 0.999)  # Adam's own
@@ -87,10 +88,16 @@ class TableState:
         return [t.detach().numpy() for t in (self.table, self.exp_avg, self.exp_avg_sq, self.last)]
 
 
-def new_state(table: Tensor) -> TableState:
-    """The state of a table that has not moved."""
-    last = torch.zeros(table.shape[0], dtype=torch.int32, device=table.device)
-    return TableState(table.detach(), torch.zeros_like(table), torch.zeros_like(table), last)
+def new_state(table: Tensor, make: Maker = torch.zeros) -> TableState:
+    """The state of a table that has not moved; ``make`` makes its moments and steps."""
+    first, second = (make(table.shape, dtype=table.dtype, device=table.device) for _ in range(2))
+    last = make(table.shape[:1], dtype=torch.int32, device=table.device)
+    return TableState(table.detach(), first, second, last)
+
+
+def _slices(table: Tensor) -> Iterator[range]:
+    for start in range(0, table.shape[0], _ROWS_AT_ONCE):
+        yield range(start, min(start + _ROWS_AT_ONCE, table.shape[0]))
 
 
 def _power(base: float, exponent: Tensor) -> Tensor:
@@ -137,13 +144,16 @@ class Adam:
         tables: Mapping[str, Parameter],
         rate: float,
         weight_decay: float,
+        make: Maker = torch.zeros,
     ) -> None:
         self.rate, self.weight_decay, self.steps = rate, weight_decay, 0
         self.dense_parameters, self.table_parameters = dict(dense), dict(tables)
-        self.tables = {name: new_state(table) for name, table in tables.items()}
-        self.dense = torch.optim.Adam(
-            dense.values(), lr=rate, betas=BETAS, eps=EPS, weight_decay=weight_decay, fused=True
-        )
+        self.tables = {name: new_state(table, make) for name, table in tables.items()}
+        self.dense = None
+        if dense:
+            self.dense = torch.optim.Adam(
+                dense.values(), lr=rate, betas=BETAS, eps=EPS, weight_decay=weight_decay, fused=True
+            )
 
     def catch_up(self, name: str, rows: Tensor) -> None:
         """Bring ``rows`` [n] of the table ``name`` up to the steps done so far."""
@@ -152,9 +162,8 @@ class Adam:
     def settle(self) -> None:
         """Catch every row of every table up: the tables are then what dense Adam would have made of them."""
         for name, state in self.tables.items():
-            for start in range(0, state.last.numel(), _ROWS_AT_ONCE):
-                stop = min(start + _ROWS_AT_ONCE, state.last.numel())
-                self.catch_up(name, torch.arange(start, stop, device=state.last.device))
+            for part in _slices(state.table):
+                self.catch_up(name, torch.arange(part.start, part.stop, device=state.last.device))
 
     def zero_grad(self) -> None:
         """Forget all gradients."""
@@ -164,17 +173,27 @@ class Adam:
     def step(self) -> None:
         """Move every parameter by its gradient."""
         self.steps += 1
-        self.dense.step()
+        if self.dense is not None:
+            self.dense.step()
         for name, parameter in self.table_parameters.items():
             if parameter.grad is not None:
                 rows, grad = parameter.grad._indices()[0], parameter.grad._values()
-                if self.weight_decay:
-                    rows, grad = self._decayed(parameter.detach(), rows, grad)
-                self.tables[name].move(rows, grad, self.steps, self.rate)
+                every = (
+                    self._decayed(self.tables[name].table, rows, grad)
+                    if self.weight_decay
+                    else [(rows, grad)]
+                )
+                for some, moving in every:
+                    self.tables[name].move(some, moving, self.steps, self.rate)
 
-    def _decayed(self, table: Tensor, rows: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
-        every = (self.weight_decay * table).index_add_(0, rows, grad)
-        return torch.arange(table.shape[0], device=table.device), every
+    def _decayed(self, table: Tensor, rows: Tensor, grad: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """All rows of a table, in slices, and their gradients with weight decay."""
+        rows, order = rows.sort()
+        for part in _slices(table):
+            first, last = torch.searchsorted(rows, torch.tensor([part.start, part.stop], device=rows.device))
+            moving = self.weight_decay * table[part.start : part.stop]
+            moving.index_add_(0, rows[first:last] - part.start, grad[order[first:last]])
+            yield torch.arange(part.start, part.stop, device=table.device), moving
 
     def state_tensors(self) -> dict[str, Tensor]:
         """What must be kept to go on exactly, on the CPU: exp_avg.NAME, exp_avg_sq.NAME, step.NAME (of tables: [U])."""
@@ -182,10 +201,11 @@ class Adam:
         if self.steps == 0:
             return found
         for name, parameter in self.dense_parameters.items():
-            found |= {f"{key}.{name}": t.detach().cpu() for key, t in self.dense.state[parameter].items()}
-        for name, state in self.tables.items():
-            found |= {f"exp_avg.{name}": state.exp_avg.cpu(), f"exp_avg_sq.{name}": state.exp_avg_sq.cpu()}
-            found[f"step.{name}"] = state.last.cpu()
+            state = self._dense_state(parameter)
+            found |= {f"{key}.{name}": t.detach().cpu() for key, t in state.items()}
+        for name, rows in self.tables.items():
+            found |= {f"exp_avg.{name}": rows.exp_avg.cpu(), f"exp_avg_sq.{name}": rows.exp_avg_sq.cpu()}
+            found[f"step.{name}"] = rows.last.cpu()
         return found
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
@@ -205,8 +225,13 @@ class Adam:
             if value.shape != slot.shape:
                 raise ValueError(f"{key}: expected shape {tuple(slot.shape)}, got {tuple(value.shape)}")
             slot.copy_(value)
-            if kind == "step" and name not in self.tables:
-                self.steps = int(value)
+            if kind == "step":
+                self.steps = max(self.steps, int(value.max()))  # every step moves some row
+
+    def _dense_state(self, parameter: Parameter) -> dict[str, Tensor]:
+        assert self.dense is not None
+        found: dict[str, Tensor] = self.dense.state[parameter]
+        return found
 
     def _slot(self, kind: str, name: str) -> Tensor:
         """Where the optimizer keeps one tensor of its state."""
@@ -214,7 +239,7 @@ class Adam:
             of_table: Tensor = getattr(self.tables[name], "last" if kind == "step" else kind)
             return of_table
         parameter = self.dense_parameters[name]
-        state = self.dense.state[parameter]
+        state = self._dense_state(parameter)
         if kind not in state:
             scalar = torch.zeros((), device=parameter.device)
             state[kind] = scalar if kind == "step" else torch.zeros_like(parameter)

@@ -6,9 +6,10 @@ settings.toml  run.json  metrics.jsonl  checkpoints/attempt-NNN/epoch-..-step-..
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +28,17 @@ from gnnmr_dist.checkpoint import (
 from gnnmr_dist.config import Settings, to_toml
 from gnnmr_dist.errors import InputError, bad_input
 from gnnmr_dist.fitting import Record, Session, run_info
+from gnnmr_dist.fusion import Fusion
 from gnnmr_dist.reporting import MetricsLog
 from gnnmr_dist.training import state_tensors
 
-SETTINGS, RUN, METRICS, CHECKPOINTS, MODEL = (
+SETTINGS, RUN, METRICS, CHECKPOINTS, MODEL, FUSION = (
     "settings.toml",
     "run.json",
     "metrics.jsonl",
     "checkpoints",
     "model",
+    "fusion.json",
 )
 
 
@@ -53,9 +56,8 @@ class RunDirectory:
         """Write settings.toml and run.json (what made the results that will stand beside them)."""
         storage.write_bytes_atomic(self.place(SETTINGS), to_toml(settings).encode())
         content = {"dataset": info.dataset, "data_digest": info.data_digest, "seed": settings.training.seed}
-        content |= {"modalities": [m.name for m in info.modalities], "versions": dict(info.versions)} | dict(
-            extra
-        )
+        content |= {"modalities": [m.name for m in info.modalities], "members": list(info.members)}
+        content |= {"versions": dict(info.versions), **extra}
         storage.write_bytes_atomic(self.place(RUN), (json.dumps(content, indent=1) + "\n").encode())
 
     def checkpoints(self) -> list[str]:
@@ -93,16 +95,38 @@ class RunDirectory:
     def publish_model(self, checkpoint: Checkpoint) -> None:
         """Copy the best weights into model/, in the form of a checkpoint that holds weights only, manifest last."""
         fingerprints: dict[str, bytes] = {}
-        for info in checkpoint.info.modalities:
-            part = "best" if checkpoint.has(info.name, "best") else "weights"
-            data = storage.read_bytes(storage.join(checkpoint.address, file_name(info.name, part)))
-            target = file_name(info.name, "weights")
-            storage.write_bytes_atomic(self.place(MODEL, target), data)
-            mark = checkpoint.files[file_name(info.name, part)]
+        for member in checkpoint.info.members:
+            part = "best" if checkpoint.has(member, "best") else "weights"
+            source, target = file_name(member, part), file_name(member, "weights")
+            storage.copy_file(storage.join(checkpoint.address, source), self.place(MODEL, target))
+            mark = checkpoint.files[source]
             fingerprints[target] = mark["bytes"].to_bytes(8, "big") + bytes.fromhex(mark["sha256"])
         storage.write_bytes_atomic(
             self.place(MODEL, MANIFEST), manifest_bytes(checkpoint.info, checkpoint.state, fingerprints)
         )
+
+    def publish_fusion(self, fusion: Fusion) -> None:
+        """Write what validation chose for the linear peer beside the model."""
+        content = json.dumps(asdict(fusion)) + "\n"
+        storage.write_bytes_atomic(self.place(MODEL, FUSION), content.encode())
+
+    def fusion(self) -> Fusion | None:
+        """What :meth:`publish_fusion` wrote, None if nothing.
+
+        Raises:
+            InputError: the file holds something else.
+        """
+        place = self.place(MODEL, FUSION)
+        if not storage.exists(place):
+            return None
+        try:
+            content = json.loads(storage.read_bytes(place))
+            found = Fusion(float(content["l2"]), float(content["weight"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise bad_input(place, "l2 and weight of the linear peer", str(error)) from None
+        if not (0 < found.l2 < math.inf and 0 <= found.weight < math.inf):
+            raise bad_input(place, "l2 above 0 and weight from 0", f"{found.l2} and {found.weight}")
+        return found
 
     def model(self) -> Checkpoint:
         """The finished model.

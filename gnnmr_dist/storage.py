@@ -8,6 +8,7 @@ to use files where they are.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -25,6 +26,7 @@ from gnnmr_dist.errors import InputError, bad_input
 
 Address = str | os.PathLike[str]
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_AT_ONCE = 1 << 20  # bytes
 
 
 class Location(NamedTuple):
@@ -85,6 +87,53 @@ def read_bytes(address: Address) -> bytes:
     location = resolve(address)
     with location.filesystem.open_input_stream(location.path, compression=None) as stream:
         return bytes(stream.readall())
+
+
+def fingerprint(address: Address) -> tuple[int, str]:
+    """Size in bytes and SHA-256 (hexadecimal) of a file, read bit by bit.
+
+    Raises:
+        FileNotFoundError: no such file.
+    """
+    location = resolve(address)
+    size, digest = 0, hashlib.sha256()
+    with location.filesystem.open_input_stream(location.path, compression=None) as stream:
+        while part := stream.read(_AT_ONCE):
+            size += len(part)
+            digest.update(part)
+    return size, digest.hexdigest()
+
+
+@contextmanager
+def local_file(address: Address) -> Iterator[Path]:
+    """A file as a local path: its own, or of a copy that is removed on leaving (maps of it stay valid)."""
+    location = resolve(address)
+    if location.filesystem.type_name == "local":
+        yield Path(location.path)
+        return
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory, "file")
+        _copy(location, resolve(path))
+        yield path
+
+
+def copy_file(source: Address, destination: Address) -> None:
+    """Copy a file, bit by bit; readers of ``destination`` never see a part of it.
+
+    Raises:
+        FileNotFoundError: no file at ``source``.
+    """
+    with staged_file(destination) as path:
+        _copy(resolve(source), resolve(path))
+
+
+def _copy(source: Location, target: Location) -> None:
+    fs.copy_files(
+        source.path,
+        target.path,
+        source_filesystem=source.filesystem,
+        destination_filesystem=target.filesystem,
+    )
 
 
 def write_bytes_atomic(address: Address, data: bytes) -> None:
@@ -163,7 +212,7 @@ def staged_file(address: Address) -> Iterator[Path]:
         temporary = Path(directory, "file")
         yield temporary
         location.filesystem.create_dir(os.path.dirname(location.path), recursive=True)
-        fs.copy_files(str(temporary), location.path, destination_filesystem=location.filesystem)
+        _copy(resolve(temporary), location)
 
 
 def require_writable(address: Address) -> None:
@@ -216,12 +265,7 @@ def copy_tree(source: Address, destination: Address, *, last: str | None = None)
     for name in sorted(names, key=lambda name: (name == last, name)):
         path = f"{target.path.rstrip('/')}/{name}"
         target.filesystem.create_dir(os.path.dirname(path), recursive=True)
-        fs.copy_files(
-            f"{origin.path.rstrip('/')}/{name}",
-            path,
-            source_filesystem=origin.filesystem,
-            destination_filesystem=target.filesystem,
-        )
+        _copy(origin._replace(path=f"{origin.path.rstrip('/')}/{name}"), target._replace(path=path))
 
 
 def remove_tree(address: Address) -> None:

@@ -1,4 +1,4 @@
-"""``python -m gnnmr_dist.train``: train one network per modality, on Ray Train workers or in this process."""
+"""``python -m gnnmr_dist.train``: train one network per modality (or a baseline), on Ray workers or here."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from gnnmr_dist import storage
+from gnnmr_dist.baselines import BaselineSkipped
 from gnnmr_dist.checkpoint import Checkpoint, check_same_run
 from gnnmr_dist.cli import Parser, add_settings, given_settings, guarded, settings_from
 from gnnmr_dist.config import Settings, build
@@ -16,6 +17,7 @@ from gnnmr_dist.data.dataset import Dataset, open_dataset
 from gnnmr_dist.distributed.mesh import check_groups, local_device, one_process
 from gnnmr_dist.errors import InputError, RunError
 from gnnmr_dist.fitting import check_settings, fit, open_session, run_info
+from gnnmr_dist.loaded import choose_linear_peer, open_run
 from gnnmr_dist.reporting import EpochProgress, MetricsLog
 from gnnmr_dist.runs import CHECKPOINTS, METRICS, OneProcessHooks, RunDirectory
 
@@ -67,14 +69,14 @@ def train(dataset: Dataset, output: str, settings: Settings, start: Checkpoint |
     check_settings(dataset, settings)
     workers = settings.cluster.num_workers
     try:
-        groups = check_groups(max(workers, 1), len(dataset.modalities), settings.cluster.modality_groups)
+        groups = check_groups(max(workers, 1), len(info.members), settings.cluster.modality_groups)
     except ValueError as error:
         raise InputError(str(error)) from None
     if start is None:
         run.require_new()
     else:
         check_same_run(start, info)
-    print(_opening(dataset, settings, groups, start), flush=True)
+    print(_opening(dataset, settings, info.members, groups, start), flush=True)
     metric = settings.evaluation.select_metric
     steps = -(-dataset.graph.num_edges // settings.training.global_batch_size)
     with EpochProgress(settings.training.epochs, steps, metric) as progress:
@@ -87,15 +89,18 @@ def train(dataset: Dataset, output: str, settings: Settings, start: Checkpoint |
             begin = partial(run.begin, info, settings, {"command": sys.argv})
             finished = train_on_ray(_absolute(dataset.path), output, settings, address, progress.show, begin)
     close(run, settings, finished)
+    if settings.model.linear_peer:
+        _fuse(run, dataset)
+    print(f"next: python -m gnnmr_dist.evaluate --run {shlex.quote(run.address)} --split test")
 
 
 def _here(
     dataset: Dataset, run: RunDirectory, settings: Settings, start: Checkpoint | None, progress: EpochProgress
 ) -> str | None:
-    session = open_session(
-        dataset, settings, one_process(len(dataset.modalities), local_device(settings.cluster.use_gpu)), start
-    )
-    run.begin(run_info(dataset, settings), settings, {"command": sys.argv})
+    info = run_info(dataset, settings)
+    mesh = one_process(len(info.members), local_device(settings.cluster.use_gpu))
+    session = open_session(dataset, settings, mesh, start)
+    run.begin(info, settings, {"command": sys.argv})
     log = MetricsLog(run.place(METRICS), session.state.epoch, session.state.step)
     fit(session, OneProcessHooks(run, log, progress.show, settings.training.keep_checkpoints))
     log.flush()
@@ -123,18 +128,30 @@ def close(run: RunDirectory, settings: Settings, finished: str | None) -> None:
     row = settings.evaluation.select_row
     print(f"best validation {metric} of {row}: {state.best_value:.4f} (epoch {state.best_epoch})")
     print(f"model, metrics.jsonl and checkpoints are in {run.address}")
-    print(f"next: python -m gnnmr_dist.evaluate --run {shlex.quote(run.address)} --split test")
 
 
-def _opening(dataset: Dataset, settings: Settings, groups: int, start: Checkpoint | None) -> str:
-    workers, modalities = settings.cluster.num_workers, len(dataset.modalities)
+def _fuse(run: RunDirectory, dataset: Dataset) -> None:
+    """Choose on validation how the linear peer joins the finished model, and keep it beside the model."""
+    fusion = choose_linear_peer(open_run(run.address, dataset.path))
+    if isinstance(fusion, BaselineSkipped):
+        print(f"no linear peer: {fusion.reason}")
+        return
+    run.publish_fusion(fusion)
+    print(f"linear peer: l2 {fusion.l2:g}, weight {fusion.weight:g} (chosen on validation)")
+
+
+def _opening(
+    dataset: Dataset, settings: Settings, members: tuple[str, ...], groups: int, start: Checkpoint | None
+) -> str:
+    workers, method = settings.cluster.num_workers, settings.model.method
+    what = f"{len(members)} networks" if method == "gnnmr" else method
     place = (
         "this process" if workers == 0 else f"{workers} Ray Train workers ({workers // groups} x {groups})"
     )
     begin = "" if start is None else f", going on at epoch {start.state.epoch + 1}, step {start.state.step}"
     return (
         f"{dataset.name}: {dataset.num_users} users, {dataset.num_items} items, {dataset.graph.num_edges} train "
-        f"interactions, {modalities} modalities on {place}{begin}"
+        f"interactions, {what} on {place}{begin}"
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from gnnmr_dist.config import ModelSettings, Settings
 from gnnmr_dist.data.steps import StepData
 from gnnmr_dist.distributed.mesh import Mesh
-from gnnmr_dist.models.encoder import Encoder, make_layer, score_vectors
+from gnnmr_dist.members import Member
+from gnnmr_dist.models.encoder import Encoder, Network, make_layer, score_vectors
+from gnnmr_dist.models.id_tables import Maker
 from gnnmr_dist.models.inputs import ItemRows, Kind
 from gnnmr_dist.models.scores import step_products
 from gnnmr_dist.randomness import Purpose, derive
@@ -28,12 +30,17 @@ from gnnmr_dist.step_losses import Pair, add_kl_gradient, make_judges, truth_gra
 
 @dataclass(frozen=True)
 class ModalityModel:
-    """The network of one modality and its optimizer."""
+    """The network of one member (of GNNMR: of one modality) and its optimizer."""
 
     number: int
-    name: str
-    encoder: Encoder
+    member: Member
+    encoder: Network
     optimizer: Adam
+
+    @property
+    def name(self) -> str:
+        """The member's."""
+        return self.member.name
 
     def parameters(self) -> list[nn.Parameter]:
         """Trainable tensors, in a fixed order."""
@@ -41,9 +48,24 @@ class ModalityModel:
 
 
 def build_encoder(
-    num_users: int, num_items: int, kind: Kind, size: int, settings: ModelSettings, num_layers: int, key: int
+    num_users: int,
+    num_items: int,
+    inputs: Sequence[tuple[Kind, int]],
+    settings: ModelSettings,
+    num_layers: int,
+    key: int,
+    make: Maker = torch.zeros,
 ) -> Encoder:
-    """A freshly initialised encoder; its parameters are a function of ``key`` alone (the global RNG is left alone)."""
+    """A freshly initialised encoder; its parameters are a function of ``key`` alone (the global RNG is left alone).
+
+    Args:
+        num_users, num_items: U and I.
+        inputs: kind and size of each modality it reads.
+        settings: of the model.
+        num_layers: L.
+        key: of the initial weights.
+        make: makes the ID tables.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(key % 2**63)
         layers = [
@@ -61,34 +83,38 @@ def build_encoder(
         return Encoder(
             num_users,
             num_items,
-            kind,
-            size,
+            inputs,
             layers,
             embedding_dim=settings.embedding_dim,
             combination=settings.layer_combination,
             activation=settings.activation,
             item_id=settings.item_id,
+            make=make,
         )
 
 
 def build_model(
     number: int,
-    name: str,
-    kind: Kind,
-    size: int,
+    member: Member,
     shape: tuple[int, int],
     settings: Settings,
     device: torch.device,
+    make: Maker = torch.zeros,
 ) -> ModalityModel:
-    """The model of modality ``number``; ``shape`` = (users, items). The same on whatever worker it is built."""
+    """The model of member ``number``; ``shape`` = (users, items). The same on whatever worker it is built.
+
+    ``make`` makes the ID tables, and what the optimizer keeps of each of their rows.
+    """
     key = derive(settings.training.seed, Purpose.INITIALISATION, number)
     num_layers = len(settings.sampling.num_neighbors)
-    encoder = build_encoder(*shape, kind, size, settings.model, num_layers, key)
-    encoder.to(device, parameter_dtype(settings.training.precision))
+    dtype = parameter_dtype(settings.training.precision)
+    encoder = build_encoder(
+        *shape, member.inputs, settings.model, num_layers, key, partial(make, dtype=dtype)
+    ).to(device, dtype)
     tables = encoder.id_tables()
     dense = {name: p for name, p in encoder.named_parameters() if name not in tables}
-    optimizer = Adam(dense, tables, settings.training.learning_rate, settings.training.weight_decay)
-    return ModalityModel(number, name, encoder, optimizer)
+    optimizer = Adam(dense, tables, settings.training.learning_rate, settings.training.weight_decay, make)
+    return ModalityModel(number, member, encoder, optimizer)
 
 
 def parameter_dtype(precision: str) -> torch.dtype:
@@ -96,8 +122,8 @@ def parameter_dtype(precision: str) -> torch.dtype:
     return torch.float64 if precision == "float64" else torch.float32
 
 
-def step_scores(model: ModalityModel, data: StepData, rows: ItemRows, settings: Settings) -> Pair:
-    """Scores over temperature of one modality (Eq. 6): own items [b, p] and candidates [n, C]."""
+def step_scores(model: ModalityModel, data: StepData, rows: Sequence[ItemRows], settings: Settings) -> Pair:
+    """Scores over temperature of one member (Eq. 6): own items [b, p] and candidates [n, C]."""
     for name, ids in model.encoder.id_rows(data.nodes).items():
         model.optimizer.catch_up(name, ids)
     bfloat16 = settings.training.precision == "bfloat16"
@@ -117,7 +143,7 @@ def presence(present: Tensor, data: StepData) -> Pair:
 def train_step(
     models: Sequence[ModalityModel],
     data: StepData,
-    rows: Sequence[ItemRows],
+    rows: Sequence[Sequence[ItemRows]],
     present: Tensor | None,
     mesh: Mesh,
     settings: Settings,
@@ -130,7 +156,7 @@ def train_step(
     Args:
         models: the hosted ones, in the mesh's order.
         data: this replica's part.
-        rows: each model's features of ``data.nodes.items``.
+        rows: each model's features of ``data.nodes.items``, in every modality it reads.
         present: bool [M, I], or None when missing modalities are not to be told apart.
         mesh: where scores and gradients go.
         settings: all settings.
@@ -173,7 +199,7 @@ def _forward_and_backward(
     each: Each,
     models: Sequence[ModalityModel],
     data: StepData,
-    rows: Sequence[ItemRows],
+    rows: Sequence[Sequence[ItemRows]],
     present: Tensor | None,
     mesh: Mesh,
     settings: Settings,
@@ -271,7 +297,7 @@ def load_state(model: ModalityModel, weights: Mapping[str, Tensor], moments: Map
     model.optimizer.load_state(moments)
 
 
-def load_weights(encoder: Encoder, weights: Mapping[str, Tensor]) -> None:
+def load_weights(encoder: Network, weights: Mapping[str, Tensor]) -> None:
     """Copy weights in place; raises ValueError when names or shapes differ."""
     named = dict(encoder.named_parameters())
     if set(named) != set(weights):

@@ -1,4 +1,4 @@
-"""Arrays larger than memory should hold: on nameless files in the directory for temporary files (``TMPDIR``).
+"""Arrays larger than memory should hold: on nameless files, in the directory for temporary files (``TMPDIR``).
 
 They are arrays like any other, but their pages belong to a file: the system writes them out when memory runs
 short, and they are gone when the last view is. A disk that is full is an OSError at once, not a crash later.
@@ -17,8 +17,10 @@ import numpy.typing as npt
 BLOCK_ROWS = 1 << 20  # rows looked at in one go, so that temporary arrays stay small
 
 
-def scratch(shape: int | tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    """A new array of zeros on a nameless file.
+def scratch(
+    shape: int | tuple[int, ...], dtype: npt.DTypeLike, directory: str | None = None
+) -> npt.NDArray[Any]:
+    """A new array of zeros on a nameless file, in ``directory`` if one is given.
 
     Raises:
         OSError: the disk has no room for it.
@@ -26,7 +28,7 @@ def scratch(shape: int | tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[A
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     if not size:
         return np.zeros(shape, dtype)
-    with TemporaryFile() as file:
+    with TemporaryFile(dir=directory) as file:
         file.truncate(size)
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(file.fileno(), 0, size)

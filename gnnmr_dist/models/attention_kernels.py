@@ -17,6 +17,7 @@ import numba
 import numpy as np
 
 from gnnmr_dist.models.arithmetic import FASTMATH, exp
+from gnnmr_dist.models.prefetch import AHEAD, ask_to_read, ask_to_write
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
@@ -90,6 +91,8 @@ def attention_forward(
                     out[v, h, c] = zero
             for e in range(begin, end):
                 w = source[e]
+                if h == 0 and e + AHEAD < source.size:
+                    ask_to_read(x, source[e + AHEAD])
                 weight[h, e] /= total
                 a = weight[h, e] * (up[row] * down[w])
                 for c in range(x.shape[2]):
@@ -124,18 +127,18 @@ def attention_backward(
     for v in range(indptr.size - 1):
         begin, end, row = indptr[v], indptr[v + 1], first + v
         for h in range(heads):
-            mine, share = halves[row, heads + h], own[v, h]
-            own_dot = zero
+            mine, share, own_dot = halves[row, heads + h], own[v, h], zero
             if loop:
                 for c in range(x.shape[2]):
                     own_dot += grad[v, h, c] * x[row, h, c]
                     grad_x[row, h, c] += share * grad[v, h, c]
             mean = share * own_dot
             for e in range(begin, end):
-                w = source[e]
-                factor = up[row] * down[w]
-                a = weight[h, e] * factor
-                dot = zero
+                w, factor = source[e], up[row] * down[source[e]]
+                if h == 0 and e + AHEAD < source.size:
+                    ask_to_read(x, source[e + AHEAD])
+                    ask_to_write(grad_x, source[e + AHEAD])
+                a, dot = weight[h, e] * factor, zero
                 for c in range(x.shape[2]):
                     g = grad[v, h, c]
                     dot += g * x[w, h, c]

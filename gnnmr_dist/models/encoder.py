@@ -5,6 +5,7 @@ Axes: U users, I items, N = U + I nodes, n nodes of a sampled graph (the s seeds
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gnnmr_dist.models.blocks import Block
+from gnnmr_dist.models.id_tables import Maker, random_table
 from gnnmr_dist.models.inputs import ItemInput, ItemRows, Kind, UserInput
 from gnnmr_dist.models.layers import GATLayer, GATv2Layer, GCNLayer, Layer, LightGCNLayer, SAGELayer
 from gnnmr_dist.models.rows import place_rows, with_front
@@ -46,29 +48,58 @@ class NodeBatch:
         )
 
 
-class Encoder(nn.Module):
-    """h^(0) from user IDs and item features, then layers, then their combination."""
+class Network(nn.Module, ABC):
+    """What a member trains: one or more encoders on the same graph, and how their embeddings of a node become one."""
+
+    @property
+    @abstractmethod
+    def branches(self) -> Sequence[tuple[Encoder, Sequence[int]]]:
+        """The encoders, and for each the places, among the member's modalities, of those it reads."""
+
+    @abstractmethod
+    def fuse(self, parts: Sequence[Tensor]) -> Tensor:
+        """One embedding per node [n, d'] from those of every branch, each [n, d]; row by row."""
+
+    @abstractmethod
+    def forward(self, batch: NodeBatch, rows: Sequence[ItemRows]) -> Tensor:
+        """Embeddings of the seeds [s, d']; ``rows``: those of the batch's items in every modality the member reads."""
+
+    @abstractmethod
+    def id_tables(self) -> dict[str, nn.Parameter]:
+        """The ID tables by name; their gradients are sparse, one row per node of the batch."""
+
+    @abstractmethod
+    def id_rows(self, batch: NodeBatch) -> dict[str, Tensor]:
+        """The rows of every ID table that a forward pass reads, by the table's name."""
+
+
+class Encoder(Network):
+    """h^(0) from user IDs and item features, then layers, then their combination.
+
+    Items have any number of modalities, whose inputs are added and divided by the root of their number (a projection
+    of the concatenated features), and an ID vector if ``item_id`` says so; without modalities, always.
+    """
 
     def __init__(
         self,
         num_users: int,
         num_items: int,
-        kind: Kind,
-        size: int,
+        inputs: Sequence[tuple[Kind, int]],
         layers: Sequence[Layer],
         *,
         embedding_dim: int,
         combination: Literal["mean", "last", "concat"] = "mean",
         activation: Literal["none", "elu", "leaky_relu", "relu"] = "none",
         item_id: ItemID = "none",
+        make: Maker = torch.zeros,
     ) -> None:
         super().__init__()
-        self.user_input = UserInput(num_users, embedding_dim)
-        self.item_input = ItemInput(kind, size, embedding_dim)
-        self.item_id = item_id
+        self.user_input = UserInput(num_users, embedding_dim, make)
+        self.item_inputs = nn.ModuleList(ItemInput(kind, size, embedding_dim) for kind, size in inputs)
+        self.item_id = item_id if inputs else "all"
         self.item_table = None
-        if item_id != "none":
-            self.item_table = nn.Parameter(torch.randn(num_items, embedding_dim) * embedding_dim**-0.5)
+        if self.item_id != "none":
+            self.item_table = random_table(num_items, embedding_dim, make)
         self.layers = nn.ModuleList(layers)
         self.combination, self.activation = combination, activation
 
@@ -77,15 +108,35 @@ class Encoder(nn.Module):
         out: Tensor = self.user_input(users)
         return out
 
-    def items(self, items: Tensor | None, rows: ItemRows) -> Tensor:
-        """h^(0) [n, d] of items; ``items`` None = items unknown to training, which have features but no ID vector."""
-        h: Tensor = self.item_input(rows)
-        if self.item_table is None or items is None:
-            return h
-        ids = functional.embedding(items, self.item_table, sparse=True)
-        if self.item_id == "missing":
-            ids = ids * (~rows.present).unsqueeze(1).to(ids.dtype)
-        return h + ids
+    @property
+    def branches(self) -> Sequence[tuple[Encoder, Sequence[int]]]:
+        """Itself, reading everything."""
+        return [(self, range(len(self.item_inputs)))]
+
+    def fuse(self, parts: Sequence[Tensor]) -> Tensor:
+        """The only part."""
+        (only,) = parts
+        return only
+
+    def items(self, items: Tensor, rows: Sequence[ItemRows]) -> Tensor:
+        """h^(0) [n, d] of items with numbers ``items`` [n] and these rows, one of each modality."""
+        ids = None if self.item_table is None else functional.embedding(items, self.item_table, sparse=True)
+        if not self.item_inputs:
+            assert ids is not None
+            return ids
+        if ids is not None and self.item_id == "missing":
+            present = torch.stack([some.present for some in rows]).any(dim=0)
+            ids = ids * (~present).unsqueeze(1).to(ids.dtype)
+        h = self.featured_items(rows, items.numel())
+        return h if ids is None else h + ids
+
+    def featured_items(self, rows: Sequence[ItemRows], n: int) -> Tensor:
+        """h^(0) [n, d] of n items unknown to training: of their features alone, without ID vectors (neither: 0)."""
+        if not self.item_inputs:
+            return self.user_input.table.new_zeros(n, self.user_input.table.shape[1])
+        parts = [module(some) for module, some in zip(self.item_inputs, rows, strict=True)]
+        total: Tensor = parts[0] if len(parts) == 1 else torch.stack(parts).sum(dim=0) * len(parts) ** -0.5
+        return total
 
     def id_tables(self) -> dict[str, nn.Parameter]:
         """The ID tables by name; their gradients are sparse, one row per node of the batch."""
@@ -112,13 +163,13 @@ class Encoder(nn.Module):
             return torch.cat(list(layers), dim=1)
         return torch.stack(list(layers)).mean(dim=0)
 
-    def forward(self, batch: NodeBatch, rows: ItemRows) -> Tensor:
+    def forward(self, batch: NodeBatch, rows: Sequence[ItemRows]) -> Tensor:
         """Embeddings of the seeds, [s, d]; only rows that a later layer needs are computed."""
         users, items = self.users(batch.users), self.items(batch.items, rows)
         h = place_rows(users, items, batch.user_places, batch.item_places)
-        num_seeds, found = batch.blocks[0].num_destinations, []
+        found = []
         for layer, block in zip(self.layers, reversed(batch.blocks), strict=True):
-            h, front = with_front(h, num_seeds)
+            h, front = with_front(h, batch.blocks[0].num_destinations)
             found.append(front)
             h = self.activate(layer(h, block))
         return self.combine([*found, h])

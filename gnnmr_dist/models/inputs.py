@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gnnmr_dist.models.blocks import Block, weighted_sum
+from gnnmr_dist.models.id_tables import Maker, random_table
 
 Kind = Literal["dense", "category", "bag"]
 
@@ -76,9 +77,9 @@ class ItemInput(nn.Module):
 class UserInput(nn.Module):
     """Users' inputs: a trained ID vector each (the paper's user ID embedding), [U, d]."""
 
-    def __init__(self, num_users: int, embedding_dim: int) -> None:
+    def __init__(self, num_users: int, embedding_dim: int, make: Maker = torch.zeros) -> None:
         super().__init__()
-        self.table = nn.Parameter(torch.randn(num_users, embedding_dim) * embedding_dim**-0.5)
+        self.table = random_table(num_users, embedding_dim, make)
 
     def forward(self, users: Tensor) -> Tensor:
         """[n, d] for user numbers [n]."""

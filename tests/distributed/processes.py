@@ -89,7 +89,7 @@ def run_alone(case: Case) -> Outcome:
 
 def _test_metrics(session: Session) -> dict[str, dict[str, float]]:
     vectors = modality_vectors(
-        [(m.name, m.encoder) for m in session.models], session.dataset, session.settings.model, session.mesh
+        [(m.member, m.encoder) for m in session.models], session.dataset, session.settings.model, session.mesh
     )
     relevant = relevant_items(session.dataset.interactions("test"), session.dataset.num_users)
     table: dict[str, dict[str, float]] = {}

@@ -17,11 +17,12 @@ from typing import Any
 import pytest
 import torch
 
-from gnnmr_dist.config import PRESETS, build, preset
+from gnnmr_dist.config import build
 from gnnmr_dist.data.dataset import open_dataset
 from gnnmr_dist.data.synthetic import synthetic_dataset
 from gnnmr_dist.distributed.mesh import one_process
 from gnnmr_dist.fitting import Record, Session, fit, open_session
+from gnnmr_dist.presets import PRESETS, preset
 
 FILE = Path(__file__).with_name("losses.json")
 COMMAND = "python tests/golden/test_golden_losses.py"

@@ -12,13 +12,14 @@ from torch import Tensor
 
 from gnnmr_dist.config import Settings, build
 from gnnmr_dist.data.batches import global_batch
-from gnnmr_dist.data.dataset import Dataset, open_dataset
+from gnnmr_dist.data.dataset import Dataset, ModalityInfo, open_dataset
 from gnnmr_dist.data.feature_tables import BagTable, CategoryTable, DenseTable, FeatureTable
 from gnnmr_dist.data.graph import Graph, build_graph
 from gnnmr_dist.data.sampling import NeighborSampling
 from gnnmr_dist.data.steps import StepData, gather_rows, slice_block, step_data
 from gnnmr_dist.data.synthetic import synthetic_dataset
 from gnnmr_dist.distributed.mesh import Mesh, one_process
+from gnnmr_dist.members import Member
 from gnnmr_dist.models.blocks import Block
 from gnnmr_dist.models.encoder import NodeBatch
 from gnnmr_dist.models.inputs import ItemRows
@@ -107,7 +108,8 @@ class World:
         made = []
         for m, table in enumerate(self.tables):
             kind, size = _kind(table)
-            made.append(build_model(m, f"m{m}", kind, size, shape, self.settings, torch.device("cpu")))
+            member = Member(f"m{m}", (ModalityInfo(f"m{m}", kind, size, "float32", 0),))
+            made.append(build_model(m, member, shape, self.settings, torch.device("cpu")))
         return made
 
     def step(self, step: int = 0, epoch: int = 0, replica: int = 0, replicas: int = 1) -> StepData:
@@ -131,8 +133,8 @@ class World:
             exclude_supervision=settings.sampling.exclude_supervision,
         )
 
-    def rows(self, data: StepData) -> list[ItemRows]:
-        return [gather_rows(table, data.nodes.items.numpy()) for table in self.tables]
+    def rows(self, data: StepData) -> list[list[ItemRows]]:
+        return [[gather_rows(table, data.nodes.items.numpy())] for table in self.tables]
 
     def train(self, models: list[ModalityModel], data: StepData, mesh: Mesh | None = None) -> Tensor:
         mesh = mesh or one_process(len(self.tables))

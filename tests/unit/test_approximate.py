@@ -82,7 +82,7 @@ def test_the_command_notes_and_records_the_recall(
     assert f"note: {note}\n" in capsys.readouterr().err
     assert pq.read_schema(output).metadata[b"ranking"].decode() == note
     approximate = pq.read_table(output).drop_columns("score")
-    assert main(options) == 0
+    assert main([*options, "--row", "concatenation"]) == 0
     assert b"ranking" not in (pq.read_schema(output).metadata or {})
     assert approximate.to_pylist() == pq.read_table(output).drop_columns("score").to_pylist()
 

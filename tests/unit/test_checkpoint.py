@@ -41,7 +41,7 @@ TENSORS = {
 def info(settings: Settings | None = None, digest: str = "d" * 64) -> RunInfo:
     modalities = tuple(ModalityInfo(name, "dense", 4, "float16", 0) for name in ("text", "image"))
     dumped = (settings or make_settings()).model_dump(mode="json")
-    return RunInfo(dumped, "data", digest, 5, 6, modalities, versions())
+    return RunInfo(dumped, "data", digest, 5, 6, modalities, ("text", "image"), versions())
 
 
 def write(directory: Path, state: FitState | None = None, run: RunInfo | None = None) -> Path:
@@ -131,7 +131,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
         "manifest of a gnnmr-dist checkpoint",
     ),
     "a list": (edit_bytes(MANIFEST, lambda b: b"[1, 2]"), "manifest of a gnnmr-dist checkpoint"),
-    "another format": (edit_manifest(lambda c: c.update(format=2)), "checkpoint format 1"),
+    "another format": (edit_manifest(lambda c: c.update(format=1)), "checkpoint format 2"),
     "another epoch": (edit_manifest(lambda c: c["state"].update(epoch=9), seal=False), "SHA-256"),
     "another seed": (
         edit_manifest(lambda c: c["settings"]["training"].update(seed=9), seal=False),
@@ -147,8 +147,8 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "absolute path": (edit_manifest(rename_file("/etc/passwd")), "plain names"),
     "parent directory": (edit_manifest(rename_file("..")), "plain names"),
     "no name": (edit_manifest(rename_file("")), "plain names"),
-    "path as modality": (
-        edit_manifest(lambda c: c["modalities"][0].update(name="../text")),
+    "path as member": (
+        edit_manifest(lambda c: c["members"].__setitem__(0, "../text")),
         "file ../text.weights",
     ),
 }

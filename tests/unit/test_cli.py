@@ -34,7 +34,7 @@ def changed(value: Any, kind: Any) -> Any:
     if isinstance(value, bool):
         return not value
     if isinstance(value, tuple):
-        return (*value, 7)
+        return (*value, "id" if isinstance(value[0], str) else 7)
     if isinstance(value, int | float):
         return value * 2 or 1
     options = [option for option in get_args(kind) if option != value]
@@ -55,6 +55,8 @@ def test_every_setting_is_an_option(name: str) -> None:
     settings = settings_from(arguments)
     assert getattr(getattr(settings, section), name) == value
     assert list(given_settings(arguments)) == [section]
+    if name == "method":
+        return  # which brings settings of its own: tests/unit/test_presets.py
     unchanged = settings.model_dump()
     unchanged[section][name] = field.default
     assert unchanged == Settings().model_dump()

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gnnmr_dist.config import PRESETS, Settings, build, fields, preset, read_toml, to_toml
+from gnnmr_dist.config import Settings, build, fields, read_toml, to_toml
 from gnnmr_dist.errors import InputError
+from gnnmr_dist.presets import PRESETS, preset
 
 FIELDS = sorted(fields().items())
 
@@ -44,6 +45,8 @@ def legal_values(name: str, field: Any) -> st.SearchStrategy[Any]:
         return st.lists(st.sampled_from([-1, 1, 5, 100]), min_size=1, max_size=8).map(tuple)
     if name == "ks":
         return st.lists(st.integers(1, 500), max_size=4, unique=True).map(lambda ks: tuple({20, *ks}))
+    if name == "members":
+        return st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=1).map(tuple)
     if name == "select_metric":
         return st.sampled_from(["Recall@20", "NDCG@20", "MRR@20"])
     if kind is str:
@@ -113,11 +116,12 @@ WRONG = {bool: "perhaps", int: 1.5, float: "much", str: 3}
 def test_wrong_types_are_refused_for_every_field(name: str, entry: tuple[str, Any]) -> None:
     kind = entry[1].annotation
     wrong: list[Any] = [{}, None]
+    wrong += [[]] if name == "members" else []
     wrong += [WRONG[kind]] if isinstance(kind, type) and kind in WRONG else ["nonsense"]
     if kind is not bool:
         wrong.append(True)
     if get_origin(kind) is tuple:
-        wrong += [[1.5], [True], ["x"], 5]
+        wrong += [[1.5], [True], [3] if name == "members" else ["x"], 5]
     for value in wrong:
         refused(nested(name, value), f"{entry[0]}.{name}")
 
@@ -143,7 +147,6 @@ def test_numbers_out_of_range_are_refused(name: str, value: Any) -> None:
         ("temperature", 0),
         ("learning_rate", 0),
         ("seed", 2**63),
-        ("num_neighbors", []),
         ("num_neighbors", [0, 5]),
         ("num_neighbors", [-2]),
         ("num_neighbors", [1] * 9),

@@ -14,7 +14,7 @@ from gnnmr_dist.evaluate import METRICS, evaluate_run, main
 from gnnmr_dist.loaded import LoadedRun, Protocol
 from gnnmr_dist.reporting import markdown_table
 
-ROWS = ["text", "image", "audio", "category", "m5", "concatenation", "average", "aligned-average"]
+ROWS = ["text", "image", "audio", "category", "m5", "concatenation", "average", "aligned-average", "fused"]
 BASELINES = ["popularity", "item-knn", "ease"]
 
 

@@ -32,6 +32,7 @@ from gnnmr_dist.evaluation import (
     relevant_items,
 )
 from gnnmr_dist.inference import embed_all
+from gnnmr_dist.members import members_of
 from gnnmr_dist.ranking import EmbeddingScorer, item_lists
 from gnnmr_dist.training import build_model
 
@@ -207,16 +208,17 @@ def test_the_validation_mask_is_not_the_test_mask(tmp_path: Path) -> None:
 
 def test_presence_and_vectors_of_a_data_set(tmp_path: Path) -> None:
     dataset = planted(tmp_path / "d", 3, missing=0.3)
-    table, settings = presence_table(dataset), make_settings(model={"item_id": "none"})
+    settings = make_settings(model={"item_id": "none"})
+    members = members_of(dataset, settings.model)
+    table = presence_table(dataset, members)
     assert table.shape == (3, 64)
     assert [int((~row).sum()) for row in table] == [m.missing for m in dataset.modalities]
     shape = (dataset.num_users, dataset.num_items)
     encoders = [
-        (m.name, build_model(n, m.name, m.kind, m.dim, shape, settings, torch.device("cpu")).encoder)
-        for n, m in enumerate(dataset.modalities)
+        (m, build_model(n, m, shape, settings, torch.device("cpu")).encoder) for n, m in enumerate(members)
     ]
     vectors = modality_vectors(encoders, dataset, settings.model, one_process(3))
     torch.testing.assert_close(vectors.norm(dim=2), torch.ones(3, sum(shape)))  # cosine: unit length
-    for (name, encoder), own in zip(encoders, vectors, strict=True):
-        raw = embed_all(encoder, dataset.graph, dataset.features(name))
+    for (member, encoder), own in zip(encoders, vectors, strict=True):
+        raw = embed_all(encoder, dataset.graph, [dataset.features(member.name)])
         torch.testing.assert_close(own, torch.nn.functional.normalize(raw, dim=1))

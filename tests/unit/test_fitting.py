@@ -160,7 +160,7 @@ def test_divergence_stops_at_the_step_and_names_the_modality(dataset: Dataset) -
     with torch.no_grad():
         session.models[1].encoder.user_input.table.fill_(float("inf"))
     fit(session, hooks)
-    assert session.state.finished == "diverged: loss of modality image is not finite at epoch 0, step 0"
+    assert session.state.finished == "diverged: loss of image is not finite at epoch 0, step 0"
     assert len(hooks.records) == 1 < before
     assert not hooks.saved  # a checkpoint of it would be worth nothing
 
@@ -181,7 +181,7 @@ def test_weights_that_an_update_ruined_are_never_saved(
     monkeypatch.setattr(fitting, "train_step", step)
     fit(session, hooks)
     place = f"epoch 0, step {session.num_steps - left}"
-    assert session.state.finished == f"diverged: weights of modality image are not finite after {place}"
+    assert session.state.finished == f"diverged: weights of image are not finite after {place}"
     assert not hooks.saved
 
 
@@ -189,7 +189,7 @@ def test_finite_weights_whose_embeddings_are_not_are_a_divergence_too(dataset: D
     settings = tiny(epochs=1, learning_rate=1e25, global_batch_size=10_000)  # one step: its loss is finite
     session, hooks = session_of(dataset, settings), Kept()
     fit(session, hooks)
-    assert session.state.finished == "diverged: embeddings of modality text are not finite after epoch 0"
+    assert session.state.finished == "diverged: embeddings of text are not finite after epoch 0"
     assert not hooks.saved
 
 
@@ -277,5 +277,5 @@ def test_a_checkpoint_of_another_shape_is_refused(dataset: Dataset, tmp_path: Pa
     run(dataset, tmp_path, tiny(epochs=1))
     checkpoint = open_checkpoint(RunDirectory(str(tmp_path)).newest()[0].address)
     wider = make_settings(model={"embedding_dim": 16})
-    with pytest.raises(InputError, match="state of modality text"):
+    with pytest.raises(InputError, match="state of text"):
         session_of(dataset, wider, checkpoint)

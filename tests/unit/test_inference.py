@@ -40,7 +40,7 @@ def encoder(
     settings = make_settings(
         model={"heads": 2, "activation": "leaky_relu", "identity_init": False, **model}
     ).model
-    return build_encoder(num_users, num_items, kind, TABLES[kind][1], settings, layers, key=1)
+    return build_encoder(num_users, num_items, [(kind, TABLES[kind][1])], settings, layers, key=1)
 
 
 @pytest.mark.parametrize("combination", COMBINATIONS)
@@ -48,9 +48,9 @@ def encoder(
 def test_layer_wise_equals_the_full_graph_forward(name: str, combination: str) -> None:
     model = encoder(encoder=name, layer_combination=combination)
     table = TABLES["dense"][0]
-    expected = model(whole_batch(GRAPH, 2), all_rows(table)).detach()
+    expected = model(whole_batch(GRAPH, 2), [all_rows(table)]).detach()
     for rows, edges in SLICES:
-        out = embed_all(model, GRAPH, table, rows_at_once=rows, edges_at_once=edges)
+        out = embed_all(model, GRAPH, [table], rows_at_once=rows, edges_at_once=edges)
         torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
         assert not out.requires_grad
 
@@ -59,17 +59,17 @@ def test_layer_wise_equals_the_full_graph_forward(name: str, combination: str) -
 @pytest.mark.parametrize("layers", [1, 3])
 def test_every_kind_of_feature_and_depth(kind: str, layers: int) -> None:
     model, table = encoder(kind, layers), TABLES[kind][0]
-    expected = model(whole_batch(GRAPH, layers), all_rows(table)).detach()
+    expected = model(whole_batch(GRAPH, layers), [all_rows(table)]).detach()
     for rows, edges in SLICES:
-        out = embed_all(model, GRAPH, table, rows_at_once=rows, edges_at_once=edges)
+        out = embed_all(model, GRAPH, [table], rows_at_once=rows, edges_at_once=edges)
         torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_users_without_train_data_get_the_mean_of_the_others() -> None:
     known = build_graph(np.array([0, 0, 2]), np.array([0, 1, 1]), 4, 7)  # users 1 and 3 have nothing
     model, table = encoder(num_users=4), TABLES["dense"][0]
-    plain = model(whole_batch(known, 2), all_rows(table)).detach()
-    out = embed_all(model, known, table)
+    plain = model(whole_batch(known, 2), [all_rows(table)]).detach()
+    out = embed_all(model, known, [table])
     expected = plain.clone()
     expected[[1, 3]] = (plain[0] + plain[2]) / 2
     torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
@@ -91,7 +91,7 @@ def test_an_unlinked_item_is_embedded_as_one_of_the_data_set_without_edges(
     linked = build_graph(np.array([0, 1, 2]), np.array([0, 1, 3]), 4, 7)  # items 2, 4, 5, 6 have no edges
     model = encoder(encoder=name, layer_combination=combination, item_id="none", num_users=4)
     table = TABLES["dense"][0]
-    whole = embed_all(model, linked, table)
-    out = embed_unlinked_items(model, all_rows(table))
+    whole = embed_all(model, linked, [table])
+    out = embed_unlinked_items(model, [all_rows(table)], table.num_rows)
     cold = [2, 4, 5, 6]
     torch.testing.assert_close(out[cold], whole[4:][cold], rtol=1e-5, atol=1e-5)

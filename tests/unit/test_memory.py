@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import mmap
+import os
+import platform
+import subprocess
 import sys
 from pathlib import Path
 
@@ -9,12 +13,13 @@ import numpy as np
 import pytest
 
 from gnnmr_dist import memory
-from gnnmr_dist.memory import memory_now
+from gnnmr_dist.memory import allocator_environment, keep_freed_memory, memory_now
 
 
 def test_an_allocation_shows() -> None:
     before = memory_now()
-    block = np.ones(64 << 20, np.uint8)
+    block = np.frombuffer(mmap.mmap(-1, 64 << 20), np.uint8)  # fresh, not what was freed and is kept
+    block[:] = 1
     after = memory_now()
     assert block[-1] == 1
     assert after["peak_rss_mib"] >= before["peak_rss_mib"] > 1
@@ -41,3 +46,42 @@ def test_the_kernels_table_is_read_right(tmp_path: Path, monkeypatch: pytest.Mon
     }
     monkeypatch.setattr(memory, "Path", lambda _: tmp_path / "absent")
     assert list(memory_now()) == ["peak_rss_mib"]
+
+
+FRESH = """
+import resource
+import numpy as np
+{call}
+faults = []
+for _ in range(4):
+    block = np.ones(100 << 20, np.uint8)
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+    del block
+print(faults[3] - faults[1])
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+@pytest.mark.parametrize("how", ["not at all", "by a call", "by the environment"])
+def test_freed_memory_is_kept(how: str) -> None:
+    call = (
+        "from gnnmr_dist.memory import keep_freed_memory; keep_freed_memory()" if how == "by a call" else ""
+    )
+    extra = allocator_environment() if how == "by the environment" else {}
+    run = subprocess.run(
+        [sys.executable, "-c", FRESH.format(call=call)],
+        env=os.environ | extra,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    fresh = int(run.stdout) > 20  # pages, of 2 MB at most
+    assert fresh == (how == "not at all")
+
+
+def test_without_glibc_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(_: None) -> None:
+        raise OSError
+
+    monkeypatch.setattr("ctypes.CDLL", none)
+    keep_freed_memory()

@@ -106,3 +106,20 @@ def test_state_goes_on_bit_for_bit() -> None:
         again.load_state({name: t for name, t in kept.items() if name != "step.table"})
     with pytest.raises(ValueError, match=r"exp_avg.table: expected shape \(40, 6\)"):
         again.load_state(kept | {"exp_avg.table": torch.zeros(1)})
+
+
+def test_a_model_of_tables_alone_goes_on_too() -> None:
+    """Matrix factorisation has no dense parameter; its place in time is that of the newest row."""
+    table = nn.Parameter(torch.ones(4, 2))
+    adam = Adam({}, {"table": table}, 0.1, 0.0)
+    for row in (0, 1, 0):
+        grad = torch.ones(1, 2)
+        table.grad = torch.sparse_coo_tensor(torch.tensor([[row]]), grad, table.shape, check_invariants=True)
+        adam.step()
+    again = Adam({}, {"table": nn.Parameter(table.detach().clone())}, 0.1, 0.0)
+    again.load_state(adam.state_tensors())
+    assert again.steps == adam.steps == 3
+    again.settle()
+    adam.settle()
+    assert torch.equal(again.table_parameters["table"], table)
+    assert table[0, 0] < table[1, 0] < table[2, 0] == 1

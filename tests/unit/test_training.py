@@ -68,7 +68,9 @@ def dense_embeddings(world: World, m: int, w: Weights, batch: GlobalBatch) -> Te
     allowed = (adjacency + torch.eye(graph.num_nodes)) > 0
     scaling = (degree[:, None] / degree[None, :]).sqrt()
     features = torch.from_numpy(table.values)  # type: ignore[union-attr]
-    h_items = features @ w["item_input.project.weight"].T + w["item_input.project.bias"] + w["item_table"]
+    h_items = (
+        features @ w["item_inputs.0.project.weight"].T + w["item_inputs.0.project.bias"] + w["item_table"]
+    )
     h = torch.cat([w["user_input.table"], h_items])
     layers = [h]
     for number in range(2):
@@ -138,7 +140,7 @@ def test_one_step_moves_every_parameter(encoder: str, missing: tuple[int, ...], 
     world.train(models, world.step())
     for model, old in zip(models, before, strict=True):
         unmoved = {name for name, value in weights_of(model).items() if torch.equal(value, old[name])}
-        assert unmoved == (set() if missing and model.number == 0 else {"item_input.missing"})
+        assert unmoved == (set() if missing and model.number == 0 else {"item_inputs.0.missing"})
 
 
 def test_a_step_moves_only_what_its_rows_reach() -> None:

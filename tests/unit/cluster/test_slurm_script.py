@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from manifests import ROOT
@@ -16,9 +19,13 @@ SCRIPT = ROOT / "cluster" / "slurm" / "train.sbatch"
     "checker", [["bash", "-n"], ["shellcheck", "--shell=bash"]], ids=lambda words: words[0]
 )
 def test_it_is_a_sound_script(checker: list[str]) -> None:
-    if shutil.which(checker[0]) is None:
+    places = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    program = shutil.which(checker[0], path=places)
+    if program is None:
         pytest.skip(f"no {checker[0]} on this machine")
-    checked = subprocess.run([*checker, str(SCRIPT)], capture_output=True, text=True, check=False)
+    checked = subprocess.run(
+        [program, *checker[1:], str(SCRIPT)], capture_output=True, text=True, check=False
+    )
     assert (checked.returncode, checked.stdout) == (0, ""), checked.stderr
 
 

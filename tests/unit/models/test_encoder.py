@@ -18,7 +18,7 @@ TABLE = dense_table(6, 5, missing=(2,))
 
 def encoder(num_layers: int = 2, **model: object) -> Encoder:
     settings = make_settings(model={"embedding_dim": 8, "heads": 2, "activation": "elu", **model}).model
-    return build_encoder(GRAPH.num_users, GRAPH.num_items, "dense", 5, settings, num_layers, key=3)
+    return build_encoder(GRAPH.num_users, GRAPH.num_items, [("dense", 5)], settings, num_layers, key=3)
 
 
 @pytest.mark.parametrize("combination", COMBINATIONS)
@@ -26,11 +26,11 @@ def encoder(num_layers: int = 2, **model: object) -> Encoder:
 def test_sampling_all_neighbours_equals_the_full_graph_forward(name: str, combination: str) -> None:
     for num_layers in (1, 2, 3):
         model = encoder(num_layers, encoder=name, layer_combination=combination, identity_init=False)
-        whole = model(whole_batch(GRAPH, num_layers), all_rows(TABLE))
+        whole = model(whole_batch(GRAPH, num_layers), [all_rows(TABLE)])
         seeds = np.array([11, 3, 0, 9])
         sampled = NeighborSampling(GRAPH, [-1] * num_layers, seed=0).sample(seeds, 0, 0)
         batch = node_batch(sampled, GRAPH.num_users)
-        out = model(batch, gather_rows(TABLE, batch.items.numpy()))
+        out = model(batch, [gather_rows(TABLE, batch.items.numpy())])
         torch.testing.assert_close(out, whole[seeds], rtol=1e-5, atol=1e-5)
         assert out.shape[1] == (8 * (num_layers + 1) if combination == "concat" else 8)
 
@@ -45,11 +45,11 @@ def test_combinations_by_hand() -> None:
 @pytest.mark.parametrize(("item_id", "with_id"), [("none", []), ("missing", [2]), ("all", list(range(6)))])
 def test_which_items_have_an_id_vector(item_id: str, with_id: list[int]) -> None:
     model = encoder(item_id=item_id)
-    rows, numbers = all_rows(TABLE), torch.arange(6)
-    plain = model.item_input(rows)
+    rows, numbers = [all_rows(TABLE)], torch.arange(6)
+    plain = model.item_inputs[0](rows[0])
     difference = (model.items(numbers, rows) - plain).abs().sum(dim=1)
     assert difference.nonzero().flatten().tolist() == with_id
-    assert torch.equal(model.items(None, rows), plain)  # unknown items have none
+    assert torch.equal(model.featured_items(rows, 6), plain)  # unknown items have none
 
 
 def test_initial_weights_depend_on_the_key_alone() -> None:
@@ -65,7 +65,12 @@ def test_every_table_is_a_parameter() -> None:
     """Preference tables that are not parameters never train: a fault of well-known code."""
     model = encoder(item_id="all")
     names = {name for name, _ in model.named_parameters()}
-    assert {"user_input.table", "item_table", "item_input.missing", "item_input.project.weight"} <= names
+    assert {
+        "user_input.table",
+        "item_table",
+        "item_inputs.0.missing",
+        "item_inputs.0.project.weight",
+    } <= names
     assert names == set(model.state_dict())  # nothing hidden in buffers
     assert all(p.requires_grad for p in model.parameters())
 

@@ -1,0 +1,80 @@
+"""The members of an ensemble: which networks there are, and which modalities each of them reads.
+
+GNNMR has one member per modality (``each``). Everything else is the same machinery: IDs alone as a member, several
+category fields in one member, or one member that reads everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from gnnmr_dist.config import ModelSettings
+from gnnmr_dist.data.dataset import Dataset, ModalityInfo
+from gnnmr_dist.errors import InputError, bad_input
+from gnnmr_dist.models.inputs import Kind
+
+KEYWORDS = ("each", "dense", "fields", "all", "id")
+
+
+@dataclass(frozen=True)
+class Member:
+    """One network: its name in every table and file, and the modalities it reads (none = user and item IDs alone)."""
+
+    name: str
+    modalities: tuple[ModalityInfo, ...]
+
+    @property
+    def inputs(self) -> tuple[tuple[Kind, int], ...]:
+        """Kind and size of each modality it reads."""
+        return tuple((info.kind, info.dim) for info in self.modalities)
+
+
+def members_of(dataset: Dataset, settings: ModelSettings) -> tuple[Member, ...]:
+    """The M members that the settings name, in their order; a baseline's only member bears the method's name.
+
+    Raises:
+        InputError: an entry names no modality of the data set, or two members would have one name.
+    """
+    modalities = tuple(dataset.modalities)
+    found = [member for entry in settings.members for member in _entry(entry, modalities)]
+    if settings.method != "gnnmr" and len(found) == 1:
+        found = [Member(settings.method, found[0].modalities)]
+    names = [member.name for member in found]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"members: expected different members, got {name!r} twice")
+    return tuple(found)
+
+
+def refuse_names(dataset: Dataset, taken: Sequence[str]) -> None:
+    """Raise InputError where a modality has a name that would mean something else in settings or results."""
+    for name in (info.name for info in dataset.modalities):
+        if name in (*taken, *KEYWORDS) or "+" in name:
+            expected = f"modality names without + other than {', '.join((*taken, *KEYWORDS))}"
+            raise bad_input(dataset.path, expected, repr(name))
+
+
+def _entry(entry: str, modalities: Sequence[ModalityInfo]) -> Iterator[Member]:
+    if entry == "id":
+        yield Member("id", ())
+    elif entry in ("each", "dense"):
+        wanted = [info for info in modalities if entry == "each" or info.kind == "dense"]
+        yield from (Member(info.name, (info,)) for info in _some(entry, wanted))
+    elif entry in ("fields", "all"):
+        yield Member(
+            entry, _some(entry, [info for info in modalities if entry == "all" or info.kind != "dense"])
+        )
+    else:
+        by_name = {info.name: info for info in modalities}
+        for name in entry.split("+"):
+            if name not in by_name:
+                known = ", ".join((*KEYWORDS, *by_name))
+                raise InputError(f"members: expected some of {known} (joined by +), got {entry!r}")
+        yield Member(entry, tuple(by_name[name] for name in entry.split("+")))
+
+
+def _some(entry: str, found: Sequence[ModalityInfo]) -> tuple[ModalityInfo, ...]:
+    if not found:
+        raise InputError(f"members: expected a data set with modalities for {entry!r}, got none of that kind")
+    return tuple(found)

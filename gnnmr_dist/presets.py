@@ -1,0 +1,72 @@
+"""Named starting points of the settings: the paper's strict reading, and every method of the comparison.
+
+A method is the settings that make it: which members there are, what each reads, how it propagates, what it learns from.
+What is not named here is the default of ``config.py``, the same for all. Sources: the paper of each method where its
+docstring or docs/methods.md says so, else **assumed**.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gnnmr_dist.errors import InputError
+
+Nested = dict[str, dict[str, Any]]
+
+PRESETS: dict[str, Nested] = {
+    "default": {},
+    # The strict reading of the paper (docs/paper-map.md): bipartite messages only, last layer, dot products, BPR.
+    "paper": {
+        "model": {
+            "embedding_dim": 128,
+            "layer_combination": "last",
+            "self_loops": False,
+            "degree_scaling": False,
+            "identity_init": False,
+            "activation": "leaky_relu",
+            "score": "dot",
+            "temperature": 1.0,
+            "item_id": "none",
+            "linear_peer": False,
+        },
+        "loss": {"supervised": "bpr", "num_candidates": 256, "distill_weight": 0.5, "mask_missing": False},
+        "sampling": {"num_neighbors": (10, 10), "exclude_supervision": False},
+        "training": {"global_batch_size": 256, "learning_rate": 1e-3},
+    },
+}
+
+_IDS: dict[str, Any] = {"members": ("id",), "item_id": "all", "linear_peer": False}
+_BPR: dict[str, Any] = {"supervised": "bpr", "distill_weight": 0.0}
+_DOT: dict[str, Any] = {"score": "dot", "temperature": 1.0}
+
+METHODS: dict[str, Nested] = {
+    "gnnmr": {},
+    # Table 3's "GAT": our encoder and losses on user and item IDs, no features, no peers.
+    "gat": {"model": _IDS, "loss": {"distill_weight": 0.0}},
+    # He et al. 2020: three layers, mean of layers 0..3, dot products, BPR.
+    "lightgcn": {
+        "model": {**_IDS, **_DOT, "encoder": "lightgcn"},
+        "loss": _BPR,
+        "sampling": {"num_neighbors": (20, 20, 20), "exclude_supervision": False},
+    },
+    # Rendle et al. 2009: matrix factorisation; no layer at all.
+    "bpr-mf": {"model": {**_IDS, **_DOT}, "loss": _BPR, "sampling": {"num_neighbors": ()}},
+}
+
+
+def preset(name: str) -> Nested:
+    """The nested values of a preset; raises InputError for an unknown name."""
+    if name not in PRESETS:
+        raise InputError(f"preset: expected one of {', '.join(PRESETS)}, got {name!r}")
+    return PRESETS[name]
+
+
+def method_values(layers: list[Nested]) -> Nested:
+    """The nested values of the method that the last of ``layers`` to name one names; of an unknown one: none."""
+    named = [table["model"]["method"] for table in layers if "method" in _table(table, "model")]
+    return METHODS.get(named[-1], {}) if named and isinstance(named[-1], str) else {}
+
+
+def _table(values: Nested, section: str) -> dict[str, Any]:
+    found = values.get(section, {})
+    return found if isinstance(found, dict) else {}
