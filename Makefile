@@ -18,7 +18,7 @@ PLANTED := --users 1000 --items 600 --interactions-per-user 8 --noise 0.25
 PLANTED_TRAINING := --global-batch-size 256
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast bench lint types format check constraints clean
+.PHONY: help setup demo test test-fast bench lint types format check constraints requirements clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -88,6 +88,9 @@ constraints: ## write constraints.txt anew from a fresh environment
 	@build/constraints/bin/python -m pip freeze --all | sed -E 's/\+(cpu|cu[0-9]+)$$//' \
 	  | grep -vE '^(pip==|gnnmr-dist|nvidia-|cuda-|triton==)' | LC_ALL=C sort -f >> build/constraints.txt
 	@mv build/constraints.txt constraints.txt && rm -rf build/constraints
+
+requirements: $(STAMP) ## write the container's lists with hashes anew from constraints.txt (Python 3.11, Linux x86_64)
+	@$(PY) cluster/container/requirements.py $(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)")
 
 clean: ## remove .venv, demo/ and caches
 	@rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -72,7 +72,7 @@ def train_on_ray(
     cluster = settings.cluster
     with connected(cluster) as gpus:
         begin()
-        queue = Queue(actor_options={"num_cpus": 0})
+        queue = _queue()
         run = RunDirectory(output)
         job = Job(dataset, output, run.next_attempt(), start, settings.model_dump(mode="json"), queue)
         with _forwarding(queue, show) as ends:
@@ -117,18 +117,20 @@ class _MeetByFile(ray.train.torch.TorchConfig().backend_cls):  # type: ignore[mi
     def on_start(self, worker_group: Any, backend_config: Any) -> None:
         place = os.path.join(tempfile.gettempdir(), f"gnnmr-{uuid.uuid4().hex}")
         world, seconds = len(worker_group), backend_config.timeout_s
-        ray.get(
-            [
-                worker_group.execute_single_async(rank, meet_by_file, place, rank, world, seconds)
-                for rank in range(world)
-            ]
-        )
+        call = worker_group.execute_single_async
+        ray.get([call(rank, meet_by_file, place, rank, world, seconds) for rank in range(world)])
 
 
 class _TorchOnOneMachine(ray.train.torch.TorchConfig):  # type: ignore[misc]
     @property
     def backend_cls(self) -> type:
         return _MeetByFile
+
+
+def _queue() -> Queue:
+    """A queue beside this process: on another node (Ray's choice for an actor of no CPUs) it would be lost with it."""
+    here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
+    return Queue(actor_options={"num_cpus": 0, "label_selector": here})
 
 
 def _mesh(num_modalities: int, cluster: ClusterSettings) -> Mesh:
@@ -215,7 +217,7 @@ def run_on_mesh(work: Work, scratch: str, cluster: ClusterSettings) -> list[Any]
     """
     got: list[Any] = []
     with connected(cluster) as gpus:
-        queue = Queue(actor_options={"num_cpus": 0})
+        queue = _queue()
         trainer = ray.train.torch.TorchTrainer(
             _mesh_worker,
             train_loop_config={"work": work, "queue": queue, "cluster": cluster.model_dump(mode="json")},

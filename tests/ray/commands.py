@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,8 +42,8 @@ class Ended:
     err: str
 
 
-def environment(address: str | None) -> dict[str, str]:
-    """This process's variables without Ray's, and those that let a driver join the cluster at ``address``."""
+def environment(address: str | None, variables: Mapping[str, str] | None = None) -> dict[str, str]:
+    """This process's variables without Ray's, those that let a driver join ``address``, and ``variables``."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     fixed = {
         "OMP_NUM_THREADS": "1",
@@ -51,7 +51,7 @@ def environment(address: str | None) -> dict[str, str]:
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }
     joining = {} if address is None else {"RAY_ADDRESS": address, **JOIN}
-    return kept | fixed | joining
+    return kept | fixed | joining | dict(variables or {})
 
 
 def train_command(dataset: Path, output: Path, *options: str) -> list[str]:
@@ -60,20 +60,30 @@ def train_command(dataset: Path, output: Path, *options: str) -> list[str]:
     return [sys.executable, "-m", "gnnmr_dist.train", *where, *small, *options]
 
 
-def run(command: list[str], address: str | None = None) -> Ended:
+def run(
+    command: list[str],
+    address: str | None = None,
+    variables: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+) -> Ended:
     """Run to the end; a command that hangs is killed with all it started, and fails the test."""
-    with started(command, address) as process:
+    with started(command, address, variables, cwd) as process:
         out, err = process.communicate(timeout=SECONDS)
     return Ended(process.returncode, out, err)
 
 
 @contextmanager
-def started(command: list[str], address: str | None = None) -> Iterator[subprocess.Popen[str]]:
+def started(
+    command: list[str],
+    address: str | None = None,
+    variables: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+) -> Iterator[subprocess.Popen[str]]:
     """The running command; on leaving, it and every process below it are gone."""
     process = subprocess.Popen(
         command,
-        env=environment(address),
-        cwd=tempfile.gettempdir(),
+        env=environment(address, variables),
+        cwd=cwd or tempfile.gettempdir(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -118,10 +128,10 @@ def below(pid: int) -> list[int]:
 
 def train_workers(root: int) -> list[int]:
     """The Ray Train workers below a process."""
-    return [pid for pid in below(root) if _title(pid).startswith("ray::RayTrainWorker")]
+    return [pid for pid in below(root) if title(pid).startswith("ray::RayTrainWorker")]
 
 
-def _title(pid: int) -> str:
+def title(pid: int) -> str:
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace")
     except OSError:
@@ -163,6 +173,14 @@ def validations(output: Path) -> list[dict[str, float]]:
 def model_bytes(output: Path) -> dict[str, bytes]:
     """The finished model, file by file."""
     return {p.name: p.read_bytes() for p in sorted(output.glob("model/*.safetensors"))}
+
+
+def assert_same(output: Path, undisturbed: Path) -> None:
+    """Every step once, in order; the same bits in losses, validations and the finished model."""
+    assert steps(output) == steps(undisturbed)
+    assert losses(output) == losses(undisturbed)
+    assert validations(output) == validations(undisturbed)
+    assert model_bytes(output) == model_bytes(undisturbed)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from commands import below, has_checkpoint, losses, model_bytes, run, started, train_command, wait_for
+from sockets import address_of, listening
 
 pytestmark = [
     pytest.mark.ray,
@@ -16,35 +17,9 @@ pytestmark = [
 ]
 
 
-def listening(pids: list[int]) -> list[str]:
-    """Addresses on which any of the processes accepts TCP connections."""
-    inodes = set()
-    for pid in pids:
-        for descriptor in Path(f"/proc/{pid}/fd").glob("*"):
-            try:
-                inodes.add(str(descriptor.readlink()))
-            except OSError:
-                continue
-    found = []
-    for table in ("tcp", "tcp6"):
-        for line in Path(f"/proc/net/{table}").read_text(encoding="ascii").splitlines()[1:]:
-            fields = line.split()
-            if fields[3] == "0A" and f"socket:[{fields[9]}]" in inodes:
-                found.append(_address(fields[1].partition(":")[0]))
-    return found
-
-
-def _address(words: str) -> str:
-    """An address of /proc/net/tcp: words of 4 bytes, each in the machine's order."""
-    data = b"".join(int(words[i : i + 8], 16).to_bytes(4, sys.byteorder) for i in range(0, len(words), 8))
-    address = ipaddress.ip_address(data)
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return str(mapped or address)
-
-
 def test_addresses_are_read_right() -> None:
-    assert _address("0100007F" if sys.byteorder == "little" else "7F000001") == "127.0.0.1"
-    assert _address("0" * 32) == "::"
+    assert address_of("0100007F" if sys.byteorder == "little" else "7F000001") == "127.0.0.1"
+    assert address_of("0" * 32) == "::"
 
 
 def test_nothing_listens_beyond_loopback(dataset: Path, undisturbed: Path, tmp_path: Path) -> None:

@@ -11,28 +11,19 @@ import numpy as np
 import pytest
 from commands import (
     Head,
+    assert_same,
     has_checkpoint,
     kill,
     losses,
-    model_bytes,
     run,
     started,
     steps,
     train_command,
     train_workers,
-    validations,
     wait_for,
 )
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
-
-
-def assert_same(output: Path, undisturbed: Path) -> None:
-    """Every step once, in order; the same bits in losses, validations and the finished model."""
-    assert steps(output) == steps(undisturbed)
-    assert losses(output) == losses(undisturbed)
-    assert validations(output) == validations(undisturbed)
-    assert model_bytes(output) == model_bytes(undisturbed)
 
 
 def test_two_workers_give_the_bits_of_one_process(
