@@ -114,6 +114,11 @@ def compiled(*tensors: Tensor) -> bool:
     )
 
 
+def arrays(*tensors: Tensor) -> list[Any]:
+    """The tensors as compiled loops take them: their own memory, rows one after the other."""
+    return [t.detach().contiguous().numpy() for t in tensors]
+
+
 def single(t: Tensor) -> Tensor:
     """Half precision as float32; anything else as it is."""
     return t.float() if t.dtype in (torch.bfloat16, torch.float16) else t

@@ -18,7 +18,7 @@ from gnnmr_dist.models.blocks import Block
 from gnnmr_dist.models.id_tables import Maker, random_table
 from gnnmr_dist.models.inputs import ItemInput, ItemRows, Kind, UserInput
 from gnnmr_dist.models.layers import GATLayer, GATv2Layer, GCNLayer, Layer, LightGCNLayer, SAGELayer
-from gnnmr_dist.models.rows import place_rows, with_front
+from gnnmr_dist.models.rows import mean_of, place_rows, unit_rows, with_front
 
 ItemID = Literal["none", "missing", "all"]
 
@@ -161,13 +161,16 @@ class Encoder(Network):
             return layers[-1]
         if self.combination == "concat":
             return torch.cat(list(layers), dim=1)
-        return torch.stack(list(layers)).mean(dim=0)
+        return mean_of(layers)
+
+    def placed_inputs(self, batch: NodeBatch, rows: Sequence[ItemRows]) -> Tensor:
+        """h^(0) of the batch's users and items [n, d], each at its place among the blocks' nodes."""
+        items, table = self.items(batch.items, rows), self.user_input.table
+        return place_rows(table, batch.users, items, batch.user_places, batch.item_places)
 
     def forward(self, batch: NodeBatch, rows: Sequence[ItemRows]) -> Tensor:
         """Embeddings of the seeds, [s, d]; only rows that a later layer needs are computed."""
-        users, items = self.users(batch.users), self.items(batch.items, rows)
-        h = place_rows(users, items, batch.user_places, batch.item_places)
-        found = []
+        h, found = self.placed_inputs(batch, rows), []
         for layer, block in zip(self.layers, reversed(batch.blocks), strict=True):
             h, front = with_front(h, batch.blocks[0].num_destinations)
             found.append(front)
@@ -207,4 +210,4 @@ def make_layer(
 
 def score_vectors(embeddings: Tensor, score: Literal["cosine", "dot"]) -> Tensor:
     """The vectors whose dot product is the score s(u, i) of Eq. 6: themselves, or at unit length for ``cosine``."""
-    return functional.normalize(embeddings, dim=-1) if score == "cosine" else embeddings
+    return unit_rows(embeddings) if score == "cosine" else embeddings
