@@ -43,7 +43,7 @@ class _Section(BaseModel):
 class ModelSettings(_Section):
     """What is trained: the members of the ensemble, which share these settings."""
 
-    method: Literal["gnnmr", "gat", "lightgcn", "bpr-mf"] = Field(
+    method: Literal["gnnmr", "gat", "lightgcn", "bpr-mf", "a2cmhne", "pmgt"] = Field(
         "gnnmr",
         description="GNNMR or a baseline: settings to start from, below every other source (docs/methods.md)",
     )
@@ -135,6 +135,16 @@ class SamplingSettings(_Section):
         return value
 
 
+class PretrainingSettings(_Section):
+    """The stage before training, of methods that have one (pmgt)."""
+
+    pretrain_epochs: int = Field(30, ge=0, description="passes over the items; 0 = none (assumed)")
+    pretrain_learning_rate: float = Field(1e-3, gt=0, description="of its Adam (assumed)")
+    freeze_items: bool = Field(
+        False, description="item vectors stay as pre-trained, only a linear map after them learns (assumed: no)"
+    )
+
+
 class TrainingSettings(_Section):
     """Optimisation, selection and checkpoints."""
 
@@ -210,6 +220,7 @@ class Settings(_Section):
     model: ModelSettings = ModelSettings()
     loss: LossSettings = LossSettings()
     sampling: SamplingSettings = SamplingSettings()
+    pretraining: PretrainingSettings = PretrainingSettings()
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     cluster: ClusterSettings = ClusterSettings()
