@@ -28,7 +28,7 @@ from gnnmr_dist.inference import embed_all
 from gnnmr_dist.memory import memory_now
 from gnnmr_dist.models.attention import additive_attention
 from gnnmr_dist.models.encoder import Encoder
-from gnnmr_dist.training import build_encoder
+from gnnmr_dist.networks import build_encoder
 
 FEATURES = 384
 

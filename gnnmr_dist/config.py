@@ -43,7 +43,7 @@ class _Section(BaseModel):
 class ModelSettings(_Section):
     """What is trained: the members of the ensemble, which share these settings."""
 
-    method: Literal["gnnmr", "gat", "lightgcn", "bpr-mf"] = Field(
+    method: Literal["gnnmr", "gat", "lightgcn", "bpr-mf", "vbpr", "mmgcn", "a2cmhne", "pmgt"] = Field(
         "gnnmr",
         description="GNNMR or a baseline: settings to start from, below every other source (docs/methods.md)",
     )
@@ -52,6 +52,10 @@ class ModelSettings(_Section):
         min_length=1,
         description="what the networks read: each (a modality each), dense (a dense one each), fields (all categories "
         "and bags together), all (one reads everything), id (no features), or names joined by +",
+    )
+    as_published: bool = Field(
+        False,
+        description="with method mmgcn: preference and ID tables are never trained, a fault of the published code",
     )
     linear_peer: bool = Field(
         True,
@@ -140,6 +144,17 @@ class SamplingSettings(_Section):
         return value
 
 
+class PretrainingSettings(_Section):
+    """The stage before training, of methods that have one (pmgt)."""
+
+    pretrain_epochs: int = Field(30, ge=0, description="passes over the items; 0 = none (assumed)")
+    pretrain_learning_rate: float = Field(1e-3, gt=0, description="of its Adam (assumed)")
+    freeze_items: bool = Field(
+        False,
+        description="item vectors stay as pre-trained, only a linear map after them learns (assumed: no)",
+    )
+
+
 class TrainingSettings(_Section):
     """Optimisation, selection and checkpoints."""
 
@@ -222,6 +237,7 @@ class Settings(_Section):
     model: ModelSettings = ModelSettings()
     loss: LossSettings = LossSettings()
     sampling: SamplingSettings = SamplingSettings()
+    pretraining: PretrainingSettings = PretrainingSettings()
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     cluster: ClusterSettings = ClusterSettings()

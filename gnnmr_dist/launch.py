@@ -171,7 +171,7 @@ class _RayHooks:
         """Write the record; epochs also go to the driver."""
         assert self.log is not None
         self.log.write(record)
-        if record["kind"] == "epoch":
+        if record["kind"] in ("epoch", "pretraining"):
             self.log.flush()
             self.queue.put(record)
 

@@ -38,10 +38,11 @@ from gnnmr_dist.members import Member, members_of
 from gnnmr_dist.models.encoder import Network, score_vectors
 from gnnmr_dist.models.id_tables import Maker
 from gnnmr_dist.models.inputs import ItemRows
+from gnnmr_dist.networks import build_network
 from gnnmr_dist.ranking import EmbeddingScorer, ItemLists, Scorer, item_lists
 from gnnmr_dist.runs import MODEL, RunDirectory
 from gnnmr_dist.storage import Address
-from gnnmr_dist.training import build_encoder, load_weights, parameter_dtype
+from gnnmr_dist.training import load_weights, parameter_dtype
 
 BASELINES = ("popularity", "item-knn", "ease")
 
@@ -101,7 +102,7 @@ class LoadedRun:
         settings, shape = self.settings, (self.dataset.num_users, self.dataset.num_items)
         layers = len(settings.sampling.num_neighbors)
         make = partial(self._make, dtype=parameter_dtype(settings.training.precision))
-        encoder = build_encoder(*shape, member.inputs, settings.model, layers, key=0, make=make)
+        encoder = build_network(*shape, member.inputs, settings.model, layers, key=0, make=make)
         try:
             load_weights(encoder, self.model.tensors(member.name, "weights"))
         except ValueError as error:

@@ -36,6 +36,7 @@ PRESETS: dict[str, Nested] = {
 }
 
 _IDS: dict[str, Any] = {"members": ("id",), "item_id": "all", "linear_peer": False}
+_ALL: dict[str, Any] = {"members": ("all",), "linear_peer": False}
 _BPR: dict[str, Any] = {"supervised": "bpr", "distill_weight": 0.0}
 _DOT: dict[str, Any] = {"score": "dot", "temperature": 1.0}
 
@@ -51,6 +52,22 @@ METHODS: dict[str, Nested] = {
     },
     # Rendle et al. 2009: matrix factorisation; no layer at all.
     "bpr-mf": {"model": {**_IDS, **_DOT}, "loss": _BPR, "sampling": {"num_neighbors": ()}},
+    # He and McAuley 2016 (models/vbpr.py).
+    "vbpr": {"model": {**_ALL, **_DOT}, "loss": _BPR, "sampling": {"num_neighbors": ()}},
+    # Wei et al. 2019 (models/mmgcn.py): three layers.
+    "mmgcn": {
+        "model": {**_ALL, **_DOT},
+        "loss": _BPR,
+        "sampling": {"num_neighbors": (20, 20, 20), "exclude_supervision": False},
+    },
+    # Hu et al. 2019, adapted to ranking (models/a2cmhne.py).
+    "a2cmhne": {"model": {**_ALL, **_DOT, "encoder": "lightgcn"}, "loss": _BPR},
+    # Liu et al. 2021: pre-trained item vectors, then matrix factorisation (models/pmgt.py).
+    "pmgt": {
+        "model": {**_ALL, **_DOT},
+        "loss": _BPR,
+        "sampling": {"num_neighbors": ()},
+    },
 }
 
 

@@ -116,11 +116,19 @@ class EpochProgress:
         """Show one record of training."""
         if record["kind"] == "epoch":
             self.console.print(epoch_line(record, self.epochs, self.metric, time.monotonic() - self._started))
-        if self._bar is not None:
+        if record["kind"] == "pretraining":
+            self.console.print(pretraining_line(record))
+        elif self._bar is not None:
             done = record.get("step", self.steps - 1) + 1
             self._bar.update(
                 self._task, completed=done, description=f"epoch {record['epoch'] + 1}/{self.epochs}"
             )
+
+
+def pretraining_line(record: Record) -> str:
+    """One epoch of pre-training in one line."""
+    losses = "  ".join(f"{name} {value:.4f}" for name, value in record["losses"].items())
+    return f"pre-training {record['epoch'] + 1:>3}  {losses}  {record['seconds']:.1f} s"
 
 
 def epoch_line(record: Record, epochs: int, metric: str, elapsed: float) -> str:

@@ -15,14 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gnnmr_dist.config import ModelSettings, Settings
+from gnnmr_dist.config import Settings
 from gnnmr_dist.data.steps import StepData
 from gnnmr_dist.distributed.mesh import Mesh
 from gnnmr_dist.members import Member
-from gnnmr_dist.models.encoder import Encoder, Network, make_layer, score_vectors
+from gnnmr_dist.models.encoder import Network, score_vectors
 from gnnmr_dist.models.id_tables import Maker
-from gnnmr_dist.models.inputs import ItemRows, Kind
+from gnnmr_dist.models.inputs import ItemRows
+from gnnmr_dist.models.pmgt import PMGT
 from gnnmr_dist.models.scores import step_products
+from gnnmr_dist.networks import build_network
 from gnnmr_dist.randomness import Purpose, derive
 from gnnmr_dist.row_adam import Adam
 from gnnmr_dist.step_losses import Pair, add_kl_gradient, make_judges, truth_gradient
@@ -47,52 +49,6 @@ class ModalityModel:
         return list(self.encoder.parameters())
 
 
-def build_encoder(
-    num_users: int,
-    num_items: int,
-    inputs: Sequence[tuple[Kind, int]],
-    settings: ModelSettings,
-    num_layers: int,
-    key: int,
-    make: Maker = torch.zeros,
-) -> Encoder:
-    """A freshly initialised encoder; its parameters are a function of ``key`` alone (the global RNG is left alone).
-
-    Args:
-        num_users, num_items: U and I.
-        inputs: kind and size of each modality it reads.
-        settings: of the model.
-        num_layers: L.
-        key: of the initial weights.
-        make: makes the ID tables.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(key % 2**63)
-        layers = [
-            make_layer(
-                settings.encoder,
-                settings.embedding_dim,
-                heads=settings.heads,
-                self_loops=settings.self_loops,
-                negative_slope=settings.negative_slope,
-                degree_scaling=settings.degree_scaling,
-                identity=settings.identity_init,
-            )
-            for _ in range(num_layers)
-        ]
-        return Encoder(
-            num_users,
-            num_items,
-            inputs,
-            layers,
-            embedding_dim=settings.embedding_dim,
-            combination=settings.layer_combination,
-            activation=settings.activation,
-            item_id=settings.item_id,
-            make=make,
-        )
-
-
 def build_model(
     number: int,
     member: Member,
@@ -108,11 +64,14 @@ def build_model(
     key = derive(settings.training.seed, Purpose.INITIALISATION, number)
     num_layers = len(settings.sampling.num_neighbors)
     dtype = parameter_dtype(settings.training.precision)
-    encoder = build_encoder(
+    encoder = build_network(
         *shape, member.inputs, settings.model, num_layers, key, partial(make, dtype=dtype)
-    ).to(device, dtype)
+    )
+    if isinstance(encoder, PMGT) and settings.pretraining.freeze_items:
+        encoder.freeze()
+    encoder.to(device, dtype)
     tables = encoder.id_tables()
-    dense = {name: p for name, p in encoder.named_parameters() if name not in tables}
+    dense = {name: p for name, p in encoder.named_parameters() if p.requires_grad and name not in tables}
     optimizer = Adam(dense, tables, settings.training.learning_rate, settings.training.weight_decay, make)
     return ModalityModel(number, member, encoder, optimizer)
 

@@ -170,7 +170,11 @@ class Encoder(Network):
 
     def forward(self, batch: NodeBatch, rows: Sequence[ItemRows]) -> Tensor:
         """Embeddings of the seeds, [s, d]; only rows that a later layer needs are computed."""
-        h, found = self.placed_inputs(batch, rows), []
+        return self.propagate(self.placed_inputs(batch, rows), batch)
+
+    def propagate(self, h: Tensor, batch: NodeBatch) -> Tensor:
+        """Embeddings of the seeds [s, d] from h^(0) [n, d] of the batch's nodes."""
+        found = []
         for layer, block in zip(self.layers, reversed(batch.blocks), strict=True):
             h, front = with_front(h, batch.blocks[0].num_destinations)
             found.append(front)

@@ -29,7 +29,7 @@ LAYERS: dict[str, set[str]] = {
     "data": {"data"},
     "distributed": {"distributed"},
     "loop": {"training", "fitting", "memory", "runs", "inference", "evaluation", "checkpoint", "reporting"}
-    | {"loaded", "new_items", "members", "mapped"},
+    | {"loaded", "new_items", "members", "mapped", "networks", "pretraining"},
     "launch": {"launch"},
     "entry": {"api", "train", "evaluate", "recommend", "prepare", "__main__"},
 }

@@ -10,7 +10,7 @@ from helpers import COMBINATIONS, ENCODERS, all_rows, dense_table, make_settings
 from gnnmr_dist.data.sampling import NeighborSampling
 from gnnmr_dist.data.steps import gather_rows, node_batch
 from gnnmr_dist.models.encoder import Encoder, make_layer, score_vectors
-from gnnmr_dist.training import build_encoder
+from gnnmr_dist.networks import build_encoder
 
 GRAPH = random_graph(5, num_users=8, num_items=6, num_edges=22)
 TABLE = dense_table(6, 5, missing=(2,))
