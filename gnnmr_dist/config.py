@@ -141,7 +141,8 @@ class PretrainingSettings(_Section):
     pretrain_epochs: int = Field(30, ge=0, description="passes over the items; 0 = none (assumed)")
     pretrain_learning_rate: float = Field(1e-3, gt=0, description="of its Adam (assumed)")
     freeze_items: bool = Field(
-        False, description="item vectors stay as pre-trained, only a linear map after them learns (assumed: no)"
+        False,
+        description="item vectors stay as pre-trained, only a linear map after them learns (assumed: no)",
     )
 
 
