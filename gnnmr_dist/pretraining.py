@@ -124,7 +124,7 @@ class _Stage:
             for start in range(0, order.size, BATCH):
                 losses = self._losses(guess, order[start : start + BATCH], random)
                 optimizer.zero_grad()
-                losses.sum().backward()  # type: ignore[no-untyped-call]
+                losses.sum().backward()
                 optimizer.step()
                 sums, steps = sums + losses.detach().cpu().numpy(), steps + 1
             names = ("neighbours", "features")

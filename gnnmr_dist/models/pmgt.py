@@ -219,7 +219,8 @@ class PMGT(Encoder):
     @staticmethod
     def scaled(h: Tensor) -> Tensor:
         """A transformer's vectors at the size of freshly made tables, length about 1."""
-        return h * h.shape[1] ** -0.5
+        out: Tensor = h * h.shape[1] ** -0.5
+        return out
 
     def id_tables(self) -> dict[str, nn.Parameter]:
         """The users', and the items' unless frozen."""

@@ -10,9 +10,10 @@ from helpers import make_settings, planted
 
 from gnnmr_dist.data.dataset import Dataset
 from gnnmr_dist.distributed.mesh import one_process
+from gnnmr_dist.fitting import open_session
 from gnnmr_dist.members import members_of
 from gnnmr_dist.models.pmgt import PMGT
-from gnnmr_dist.pretraining import pretrain
+from gnnmr_dist.pretraining import pretrain, pretrain_session
 from gnnmr_dist.training import ModalityModel, build_model
 
 
@@ -61,6 +62,19 @@ def test_the_same_bits_whatever_the_threads_and_the_global_generator(tmp_path: P
         assert isinstance(model.encoder, PMGT)
         found.append(model.encoder.vectors.detach().clone())
     assert torch.equal(*found)
+
+
+def test_a_run_that_goes_on_does_not_start_again(tmp_path: Path) -> None:
+    dataset = planted(tmp_path / "d", 2)
+    _, settings = model_of(dataset, pretrain_epochs=1)
+    session = open_session(dataset, settings, one_process(1), None)
+    records: list[dict[str, Any]] = []
+    session.state.step = 1
+    pretrain_session(session, records.append)
+    assert records == []
+    session.state.step = 0
+    pretrain_session(session, records.append)
+    assert [r["kind"] for r in records] == ["pretraining"]
 
 
 def test_frozen_vectors_have_no_optimizer(tmp_path: Path) -> None:
