@@ -51,12 +51,17 @@ METHODS: dict[str, Nested] = {
     # Rendle et al. 2009: matrix factorisation; no layer at all.
     "bpr-mf": {"model": {**_IDS, **_DOT}, "loss": _BPR, "sampling": {"num_neighbors": ()}},
     # Hu et al. 2019, adapted to ranking (models/a2cmhne.py).
-    "a2cmhne": {"model": {**_DOT, "members": ("all",), "encoder": "lightgcn"}, "loss": _BPR},
+    "a2cmhne": {
+        "model": {**_DOT, "members": ("all",), "encoder": "lightgcn"},
+        "loss": _BPR,
+        "training": {"learning_rate": 1e-2},
+    },
     # Liu et al. 2021: pre-trained item vectors, then matrix factorisation (models/pmgt.py).
     "pmgt": {
         "model": {**_DOT, "members": ("all",)},
         "loss": _BPR,
         "sampling": {"num_neighbors": ()},
+        "training": {"learning_rate": 1e-2},
     },
 }
 
