@@ -36,7 +36,7 @@ from gnnmr_dist.members import Member, members_of, refuse_names
 from gnnmr_dist.memory import keep_freed_memory, memory_now
 from gnnmr_dist.models.id_tables import Maker, keep
 from gnnmr_dist.models.inputs import ItemRows
-from gnnmr_dist.pretraining import pretrain
+from gnnmr_dist.pretraining import pretrain_session
 from gnnmr_dist.training import (
     ModalityModel,
     build_model,
@@ -186,8 +186,7 @@ def fit(session: Session, hooks: Hooks) -> None:
     weights of the best validation (unless diverged).
     """
     state, training = session.state, session.settings.training
-    if state.finished is None and (state.epoch, state.step) == (0, 0):
-        _pretrain(session, hooks)
+    pretrain_session(session, hooks.record)
     while state.finished is None:
         started = time.perf_counter()
         losses = _run_epoch(session, hooks)
@@ -207,18 +206,6 @@ def fit(session: Session, hooks: Hooks) -> None:
         hooks.save(session, metrics)
     for model in session.models:
         load_weights(model.encoder, session.best[model.number])
-
-
-def _pretrain(session: Session, hooks: Hooks) -> None:
-    """What comes before the first step; a checkpoint, which is always of later, holds what it gave."""
-
-    def report(record: Record) -> None:
-        if session.mesh.rank == 0:
-            hooks.record(record)
-
-    graph = session.dataset.graph
-    for model in session.models:
-        pretrain(model.encoder, graph, session.tables[model.number], session.settings, session.mesh, report)
 
 
 def _run_epoch(session: Session, hooks: Hooks) -> Tensor:

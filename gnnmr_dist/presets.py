@@ -61,12 +61,17 @@ METHODS: dict[str, Nested] = {
         "sampling": {"num_neighbors": (20, 20, 20), "exclude_supervision": False},
     },
     # Hu et al. 2019, adapted to ranking (models/a2cmhne.py).
-    "a2cmhne": {"model": {**_ALL, **_DOT, "encoder": "lightgcn"}, "loss": _BPR},
+    "a2cmhne": {
+        "model": {**_ALL, **_DOT, "encoder": "lightgcn"},
+        "loss": _BPR,
+        "training": {"learning_rate": 1e-2},
+    },
     # Liu et al. 2021: pre-trained item vectors, then matrix factorisation (models/pmgt.py).
     "pmgt": {
         "model": {**_ALL, **_DOT},
         "loss": _BPR,
         "sampling": {"num_neighbors": ()},
+        "training": {"learning_rate": 1e-2},
     },
 }
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,9 @@ from gnnmr_dist.models.encoder import Network
 from gnnmr_dist.models.pmgt import CONTEXT, PMGT, Reconstruction, neighbour_loss
 from gnnmr_dist.randomness import Purpose, derive, generator
 
+if TYPE_CHECKING:
+    from gnnmr_dist.fitting import Session
+
 BATCH = 256
 """Target items of a step (assumed)."""
 MASKED = 0.2
@@ -34,6 +37,20 @@ MASKED = 0.2
 
 Int64Array = npt.NDArray[np.int64]
 Report = Callable[[dict[str, Any]], None]
+
+
+def pretrain_session(session: Session, record: Report) -> None:
+    """What comes before the first step; a checkpoint, which is always of a later one, holds what it gave."""
+    if session.state.finished is not None or (session.state.epoch, session.state.step) != (0, 0):
+        return
+    graph, settings, mesh = session.dataset.graph, session.settings, session.mesh
+    for model in session.models:
+        report = record if mesh.rank == 0 else _nothing
+        pretrain(model.encoder, graph, session.tables[model.number], settings, mesh, report)
+
+
+def _nothing(record: dict[str, Any]) -> None:
+    del record
 
 
 def pretrain(
@@ -107,7 +124,7 @@ class _Stage:
             for start in range(0, order.size, BATCH):
                 losses = self._losses(guess, order[start : start + BATCH], random)
                 optimizer.zero_grad()
-                losses.sum().backward()  # type: ignore[no-untyped-call]
+                losses.sum().backward()
                 optimizer.step()
                 sums, steps = sums + losses.detach().cpu().numpy(), steps + 1
             names = ("neighbours", "features")

@@ -1,13 +1,14 @@
 """PMGT: item vectors from a graph transformer pre-trained on an item-item graph, then matrix factorisation.
 
-Liu et al. 2021, "Pre-training Graph Transformer with Multimodal Side Information for Recommendation". Its paper's: an
-item is encoded together with a sampled context of neighbours; modalities are projected and joined by an attentive gate;
-position and role (target or context) embeddings; transformer layers whose attention is (1 - a) softmax(QK' / sqrt c) +
-a softmax(1 - cos(Q, K)); pre-training by neighbour prediction and reconstruction of masked nodes' features; item vectors
-then start a recommender. Ours: that recommender is matrix factorisation under BPR (the paper's is neural collaborative
-filtering), for its score is a dot product as every method's; an item-side map W (identity at first) follows the vectors,
-which are fine-tuned or frozen. Assumed: the gate's form, post-norm layers, no dropout, target nodes are never masked,
-in what space features are reconstructed (:class:`Reconstruction`).
+Liu et al. 2021, "Pre-training Graph Transformer with Multimodal Side Information for Recommendation". Its
+paper's: an item is encoded together with a sampled context of neighbours; modalities are projected and joined
+by an attentive gate; position and role (target or context) embeddings; transformer layers whose attention is (1
+- a) softmax(QK' / sqrt c) + a softmax(1 - cos(Q, K)); pre-training by neighbour prediction and reconstruction
+of masked nodes' features; item vectors then start a recommender. Ours: that recommender is matrix factorisation
+under BPR (the paper's is neural collaborative filtering), for its score is a dot product as every method's; an
+item-side map W (identity at first) follows the vectors, which are fine-tuned or frozen. Assumed: the gate's
+form, post-norm layers, no dropout, target nodes are never masked, in what space features are reconstructed
+(:class:`Reconstruction`).
 
 Axes: n items, M modalities, d width, T = 1 + S tokens (the target, then its context), H heads, c = d / H.
 """
@@ -120,8 +121,9 @@ class GraphTransformer(nn.Module):
 class Reconstruction(nn.Module):
     """How badly hidden features are guessed, the mean over modalities.
 
-    Dense: mean squared error of the rows at mean square 1 (free of their scale; guessing 0 costs 1). Categories and bags: cross-entropy of a
-    softmax over the codes against the item's code, or against all of its codes in equal shares.
+    Dense: mean squared error of the rows at mean square 1 (free of their scale; guessing 0 costs 1).
+    Categories and bags: cross-entropy of a softmax over the codes against the item's code, or against
+    all of its codes in equal shares.
     """
 
     def __init__(self, inputs: Sequence[tuple[Kind, int]], width: int) -> None:
@@ -173,7 +175,7 @@ def neighbour_loss(targets: Tensor, neighbours: Tensor, negatives: int = 3) -> T
 
 
 class PMGT(Encoder):
-    """Matrix factorisation whose item table starts from the transformer's vectors; the transformer itself stays as it is.
+    """Matrix factorisation whose item table starts from the transformer's vectors; the transformer stays as it is.
 
     An item unknown to training has the transformer's vector of its features without a context.
     """
@@ -225,7 +227,8 @@ class PMGT(Encoder):
     @staticmethod
     def scaled(h: Tensor) -> Tensor:
         """A transformer's vectors at the size of freshly made tables, length about 1."""
-        return h * h.shape[1] ** -0.5
+        out: Tensor = h * h.shape[1] ** -0.5
+        return out
 
     def id_tables(self) -> dict[str, nn.Parameter]:
         """The users', and the items' unless frozen."""

@@ -20,6 +20,7 @@ from gnnmr_dist.data.dataset import open_dataset
 from gnnmr_dist.distributed.mesh import Mesh, meet_by_file, one_process, process_mesh
 from gnnmr_dist.evaluation import ENSEMBLES, evaluate, make_scorer, modality_vectors, relevant_items
 from gnnmr_dist.fitting import Record, Session, fit, open_session
+from gnnmr_dist.members import members_of
 
 SECONDS = 240
 SMALL = {
@@ -73,7 +74,7 @@ class Recorder:
 def run(case: Case, mesh_of: Any) -> Outcome:
     """Train one case in this process; ``mesh_of(M, G)`` gives its place among the workers."""
     dataset, settings = open_dataset(case.dataset, verify="structure"), case.settings()
-    mesh: Mesh = mesh_of(len(dataset.modalities), settings.cluster.modality_groups)
+    mesh: Mesh = mesh_of(len(members_of(dataset, settings.model)), settings.cluster.modality_groups)
     session = open_session(dataset, settings, mesh, None)
     hooks = Recorder()
     fit(session, hooks)

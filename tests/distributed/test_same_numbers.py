@@ -19,6 +19,13 @@ MODALITIES = (2, 3)
 BPR = {"loss": {"supervised": "bpr"}, "training": {"grad_clip": 0.5, "weight_decay": 1e-4}}
 DOUBLE = {"training": {"precision": "float64"}}
 REPLICAS_ONLY = {"cluster": {"modality_groups": 1}}
+A2CMHNE = {"model": {"method": "a2cmhne"}, **DOUBLE}
+PMGT = {
+    "model": {"method": "pmgt"},
+    "sampling": {"num_neighbors": ()},
+    "pretraining": {"pretrain_epochs": 2},
+    **DOUBLE,
+}
 EXPLODING = {"training": {"learning_rate": 1e30, "epochs": 2}, "model": {"score": "dot"}}
 
 
@@ -44,6 +51,8 @@ class Runs:
             "m3-double": Case(paths[3], DOUBLE),
             "m2-one-row": Case(paths[2], _leaves_one_row(paths[2])),
             "m3-replicas-only": Case(paths[3], REPLICAS_ONLY),
+            "m3-a2cmhne-double": Case(paths[3], A2CMHNE),
+            "m3-pmgt-double": Case(paths[3], PMGT),
             "m2-exploding": Case(paths[2], EXPLODING),
         }
         self._alone: dict[str, Outcome] = {}
@@ -87,6 +96,8 @@ MESHES = [
     ("m2-double", 3, (3, 1)),
     ("m2-double", 4, (2, 2)),
     ("m3-double", 4, (2, 2)),
+    ("m3-a2cmhne-double", 2, (2, 1)),
+    ("m3-pmgt-double", 2, (2, 1)),
     ("m2-one-row", 3, (3, 1)),
     ("m2-one-row", 4, (2, 2)),
 ]
@@ -114,7 +125,7 @@ def test_losses_and_metrics_are_those_of_one_process(
     assert [tuple(outcome.place[:2]) for outcome in everyone] == [shape] * world
 
 
-@pytest.mark.parametrize(("name", "world"), [("m3", 4), ("m2", 3), ("m3-bpr", 4)])
+@pytest.mark.parametrize(("name", "world"), [("m3", 4), ("m2", 3), ("m3-bpr", 4), ("m3-pmgt-double", 2)])
 def test_replicas_hold_the_same_bits_and_groups_all_modalities(runs: Runs, name: str, world: int) -> None:
     everyone = runs.workers(world, name)
     _, groups, _, _ = everyone[0].place
@@ -123,6 +134,15 @@ def test_replicas_hold_the_same_bits_and_groups_all_modalities(runs: Runs, name:
     assert hosted == list(runs.alone(name).weights)
     for outcome in everyone:
         assert outcome.weights == first[outcome.place[3]].weights
+
+
+def test_pre_training_gives_the_bits_of_one_process(runs: Runs) -> None:
+    alone = runs.alone("m3-pmgt-double").weights["pmgt"]
+    for outcome in runs.workers(2, "m3-pmgt-double"):
+        got = outcome.weights["pmgt"]
+        frozen = [name for name in got if name.startswith("transformer.")]
+        assert len(frozen) > 20
+        assert all(got[name] == alone[name] for name in frozen)
 
 
 @pytest.mark.parametrize("world", [2, 3, 4])
