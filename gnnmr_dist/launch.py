@@ -182,6 +182,10 @@ class _RayHooks:
                 checkpoint=ray.train.Checkpoint.from_directory(directory),
                 checkpoint_dir_name=session.state.name(),
             )
+        if metrics:
+            session.mesh.barrier()  # until every worker's files are in the storage
+            if self.log is not None:
+                self.queue.put({"kind": "saved", "epoch": session.state.epoch, "valid": dict(metrics)})
 
     def end(self, session: Session) -> None:
         """Tell the driver how it finished."""
@@ -274,10 +278,10 @@ def _forwarding(queue: Queue, show: Show) -> Iterator[list[str]]:
 
 
 @contextmanager
-def connected(cluster: ClusterSettings) -> Iterator[bool]:
+def connected(cluster: ClusterSettings, beside: int = 0) -> Iterator[bool]:
     """A connection to the cluster that RAY_ADDRESS names, else to a private Ray on loopback; checked first.
 
-    Yields whether each worker gets a GPU.
+    Yields whether each worker gets a GPU. ``beside``: CPUs that a Ray of our own has at least, beside the workers'.
 
     Whatever else runs on this machine is left alone: ``RAY_ADDRESS=auto`` asks for it. A Ray this process is
     connected to already is used as it is.
@@ -292,7 +296,7 @@ def connected(cluster: ClusterSettings) -> Iterator[bool]:
     if address:
         _join(address)
     else:
-        _start_private(cluster)
+        _start_private(cluster, beside)
     try:
         yield require_placement(cluster)
     finally:
@@ -312,14 +316,14 @@ def _join(address: str) -> None:
         ) from error
 
 
-def _start_private(cluster: ClusterSettings) -> None:
+def _start_private(cluster: ClusterSettings, beside: int) -> None:
     """A Ray of our own on this machine, with enough logical CPUs for the workers (they may share cores).
 
     Ray gives a node the machine's outward address, even when told 127.0.0.1, unless clusters of several machines are
     off; its switch for that is read when Ray is imported, so the constant itself is set.
     """
     ray_constants.ENABLE_RAY_CLUSTER = False
-    needed = int(-(-cluster.num_workers * cluster.cpus_per_worker // 1))
+    needed = beside + int(-(-cluster.num_workers * cluster.cpus_per_worker // 1))
     ray.init(
         address="local",
         num_cpus=max(os.cpu_count() or 1, needed),
