@@ -22,41 +22,47 @@ class Source(Protocol):
         """The next point, or None when there are no more."""
         ...
 
-    def tell(self, point: int, values: Point, result: float | None) -> None:
-        """Hear the mean result of a point (None: it failed), in any order; also of points of an earlier session."""
+    def recall(self, values: Point) -> None:
+        """Take a point of an earlier session as the next one asked for."""
+        ...
+
+    def tell(self, point: int, result: float | None) -> None:
+        """Hear the mean result of the ``point``-th point asked for (None: it failed), in any order."""
         ...
 
 
 class Listed:
     """Points known beforehand: a grid, or random draws."""
 
-    def __init__(self, points: Sequence[Point], asked: int) -> None:
-        self._rest = iter(points[asked:])
+    def __init__(self, points: Sequence[Point]) -> None:
+        self._rest = iter(points)
 
     def ask(self) -> Point | None:
         """See :class:`Source`."""
         return next(self._rest, None)
 
-    def tell(self, point: int, values: Point, result: float | None) -> None:
+    def recall(self, values: Point) -> None:
+        """Pass over it: the points are the same in every session."""
+        next(self._rest, None)
+
+    def tell(self, point: int, result: float | None) -> None:
         """Nothing to learn."""
 
 
 class Suggested:
     """Points that Optuna suggests from the results so far: its TPE sampler, or its genetic algorithm ("population").
 
-    Lists are categories, whatever their values are; ranges are numbers. ``asked``: how many points it had suggested before
-    (it draws from another stream of randomness after that).
+    Lists are categories, whatever their values are; ranges are numbers.
     """
 
-    def __init__(self, space: Space, search: str, seed: int, asked: int) -> None:
+    def __init__(self, space: Space, search: str, seed: int) -> None:
         import optuna  # an optional dependency
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._optuna = optuna
         self._space = space
-        self._live: dict[int, Any] = {}
-        self._count = asked
-        stream = derive(seed, Purpose.SWEEP, asked) % 2**32
+        self._asked: list[Any] = []
+        stream = derive(seed, Purpose.SWEEP) % 2**32
         if search == "population":
             sampler: Any = optuna.samplers.NSGAIISampler(population_size=POPULATION, seed=stream)
         else:
@@ -77,29 +83,27 @@ class Suggested:
     def ask(self) -> Point | None:
         """See :class:`Source`; never None."""
         trial = self._study.ask(self._distributions)
-        self._live[self._count] = trial
-        self._count += 1
+        self._asked.append(trial)
         domains = self._space.domains
         return {
             name: domain.values[trial.params[name]] if isinstance(domain, Choice) else trial.params[name]
             for name, domain in domains.items()
         }
 
-    def tell(self, point: int, values: Point, result: float | None) -> None:
-        """See :class:`Source`."""
-        states = self._optuna.trial.TrialState
-        state = states.FAIL if result is None else states.COMPLETE
-        if point in self._live:
-            self._study.tell(self._live.pop(point), result, state=state)
-            return
+    def recall(self, values: Point) -> None:
+        """See :class:`Source`; asked for anew, so that the sampler's own bookkeeping (generations) is as it was."""
         params = {
             name: domain.values.index(values[name]) if isinstance(domain, Choice) else values[name]
             for name, domain in self._space.domains.items()
         }
-        told = self._optuna.trial.create_trial(
-            params=params, distributions=self._distributions, value=result, state=state
-        )
-        self._study.add_trial(told)
+        self._study.enqueue_trial(params)
+        self.ask()
+
+    def tell(self, point: int, result: float | None) -> None:
+        """See :class:`Source`."""
+        states = self._optuna.trial.TrialState
+        state = states.FAIL if result is None else states.COMPLETE
+        self._study.tell(self._asked[point], result, state=state)
 
 
 def seed_of(base: int, repeat: int) -> int:
@@ -112,11 +116,9 @@ class Plan:
 
     def __init__(self, record: Record, source: Source, base: Settings, points: int) -> None:
         self.record, self.source, self.base, self.points = record, source, base, points
-        self._waiting: list[Trial] = []
-        for trial in record.trials:
-            if trial.ended is None:
-                self._waiting.append(trial)
-        for point in sorted({trial.point for trial in record.trials}):
+        self._waiting = [trial for trial in record.trials if trial.ended is None]
+        for point, values in {trial.point: trial.values for trial in record.trials}.items():
+            source.recall(values)
             self._tell_if_complete(point)
         self._new = self._new_trials()
 
@@ -181,4 +183,4 @@ class Plan:
         known = [value for value in values if value is not None]
         failed = any(ended is not None and ended.status == "failed" for ended in ends)
         mean = None if failed or not known else statistics.fmean(known)
-        self.source.tell(point, group[0].values, mean)
+        self.source.tell(point, mean)

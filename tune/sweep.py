@@ -155,7 +155,6 @@ def _plan(record: Record, dataset: Dataset, base: Settings) -> Plan:
     """Check every point that is known beforehand, and set up the search."""
     sweep = record.sweep
     space = spaces.parse_space(sweep.space, sweep.space_source)
-    asked = 1 + max((trial.point for trial in record.trials), default=-1)
     check_settings(dataset, base)
     cluster = base.cluster
     try:
@@ -169,9 +168,9 @@ def _plan(record: Record, dataset: Dataset, base: Settings) -> Plan:
         points = points[: sweep.trials]
         for point in points:
             check_settings(dataset, spaces.settings_of(base, point, base.training.seed))
-        return Plan(record, Listed(points, asked), base, len(points))
+        return Plan(record, Listed(points), base, len(points))
     _check_choices(space, dataset, base)
-    source: Source = Suggested(space, sweep.search, base.training.seed, asked)
+    source: Source = Suggested(space, sweep.search, base.training.seed)
     return Plan(record, source, base, sweep.trials or 0)
 
 
