@@ -55,5 +55,7 @@ def best(trials: Sequence[Trial], seeds: int) -> Standing | None:
     """
     complete = [s for s in standings(trials, seeds) if len(s.known) == seeds]
     finished = [s for s in complete if s.all_are("finished")]
-    stopped = [s for s in complete if not any(t.ended is None or t.ended.status == "failed" for t in s.trials)]
+    stopped = [
+        s for s in complete if not any(t.ended is None or t.ended.status == "failed" for t in s.trials)
+    ]
     return max(finished or stopped, key=lambda s: s.mean or 0.0, default=None)

@@ -53,9 +53,7 @@ def _lost(nodes: Sequence[Node], wanted: Mapping[str, float], most: int) -> list
     for node in nodes:
         whole = _slots(node, wanted, 0)
         here = [whole - _slots(node, wanted, k) for k in range(min(most, int(node.get("CPU", 0.0))) + 1)]
-        worst = [
-            max(worst[n - k] + loss for k, loss in enumerate(here[: n + 1])) for n in range(most + 1)
-        ]
+        worst = [max(worst[n - k] + loss for k, loss in enumerate(here[: n + 1])) for n in range(most + 1)]
     return worst
 
 
@@ -67,7 +65,11 @@ def require_room(nodes: Sequence[Node], cluster: ClusterSettings, wanted: int | 
     """
     most = most_trials(nodes, cluster, max(trials, wanted or 1))
     each = " and ".join(f"{amount:g} {key}" for key, amount in _worker(nodes, cluster).items())
-    needs = f"{DRIVER_CPUS} CPU beside its {cluster.num_workers} workers of {each}" if cluster.num_workers else each
+    needs = (
+        f"{DRIVER_CPUS} CPU beside its {cluster.num_workers} workers of {each}"
+        if cluster.num_workers
+        else each
+    )
     have = "; ".join(f"{n.get('CPU', 0.0):g} CPU and {n.get('GPU', 0.0):g} GPU" for n in nodes) or "no node"
     if most == 0:
         raise InputError(

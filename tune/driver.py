@@ -60,7 +60,9 @@ def run_sweep(plan: Plan, show: Show, concurrency: int | None, begin: Callable[[
 
 
 def _tuner(asking: _Asking, home: str, resources: Mapping[str, float]) -> Any:
-    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C ends the sweep at once; our record is complete anyway
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = (
+        "1"  # Ctrl-C ends the sweep at once; our record is complete anyway
+    )
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # metrics.jsonl has it all
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # its boxes come even with verbose=0
     cluster = asking.plan.base.cluster
@@ -146,7 +148,9 @@ class _Asking(Searcher):  # type: ignore[misc]
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Show a validation."""
         told = (trial_id, result.get(EPOCH))
-        if trial_id in self.running and result.get(EPOCH) and told not in self.told:  # the last report comes twice
+        if (
+            trial_id in self.running and result.get(EPOCH) and told not in self.told
+        ):  # the last report comes twice
             self.told.add(told)
             self.show(self.running[trial_id], result, None)
 
@@ -182,7 +186,10 @@ class _Asking(Searcher):  # type: ignore[misc]
         """Nothing, see :meth:`save`."""
 
     def __reduce__(self) -> Any:
-        return (Searcher, (BEST, "max"))  # Tune pickles its parts for a restore of its own, which is never used
+        return (
+            Searcher,
+            (BEST, "max"),
+        )  # Tune pickles its parts for a restore of its own, which is never used
 
     def __deepcopy__(self, memo: Any) -> _Asking:
         return self

@@ -52,17 +52,18 @@ class Listed:
 class Suggested:
     """Points that Optuna suggests from the results so far: its TPE sampler, or its genetic algorithm ("population").
 
-    Lists are categories, whatever their values are; ranges are numbers.
+    Lists are categories, whatever their values are; ranges are numbers. ``asked``: how many
+    points earlier sessions had asked for; each session draws from a stream of randomness of its own.
     """
 
-    def __init__(self, space: Space, search: str, seed: int) -> None:
+    def __init__(self, space: Space, search: str, seed: int, asked: int) -> None:
         import optuna  # an optional dependency
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._optuna = optuna
         self._space = space
         self._asked: list[Any] = []
-        stream = derive(seed, Purpose.SWEEP) % 2**32
+        stream = derive(seed, Purpose.SWEEP, asked) % 2**32
         if search == "population":
             sampler: Any = optuna.samplers.NSGAIISampler(population_size=POPULATION, seed=stream)
         else:

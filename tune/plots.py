@@ -101,7 +101,9 @@ def sensitivity(name: str, domain: Domain, lines: Sequence[Line], metrics: Seque
         for status, colour, marker in (("finished", DONE, "o"), ("stopped", STOPPED, "x")):
             some = [line for line in lines if (line.status == "finished") == (status == "finished")]
             places = [scale.place(line.values[name]) for line in some]
-            axes.scatter(places, [line.metrics[metric] for line in some], c=colour, marker=marker, s=22, zorder=3)
+            axes.scatter(
+                places, [line.metrics[metric] for line in some], c=colour, marker=marker, s=22, zorder=3
+            )
             axes.plot([], [], marker=marker, color=colour, linestyle="", label=status)
         best: dict[float, float] = {}
         for line in lines:
@@ -181,7 +183,11 @@ def curves(lines: Sequence[Line], metric: str) -> Figure:
             axes.plot(epochs, values, color=colour, linewidth=2 if line is leader else 0.9, alpha=0.9)
             if line.status != "finished" and epochs:
                 axes.plot(epochs[-1], values[-1], marker="x", color=colour, markersize=5)
-    for colour, label in ((LEADER, "best finished"), (DONE, "finished"), (STOPPED, "stopped (x) or not finished")):
+    for colour, label in (
+        (LEADER, "best finished"),
+        (DONE, "finished"),
+        (STOPPED, "stopped (x) or not finished"),
+    ):
         axes.plot([], [], color=colour, label=label)
     axes.set_xlabel("epochs")
     axes.set_ylabel(f"validation {metric}")

@@ -46,10 +46,10 @@ def finish(record: Record, base: Settings) -> Standing | None:
     rows, chosen = rows_of(record, base), best(record.trials, record.sweep.seeds)
     if chosen is not None:
         storage.write_bytes_atomic(record.place(BEST), best_toml(record, base, chosen).encode())
-    pictures = draw_all(record, parse_space(record.sweep.space, record.sweep.space_source), lines_of(rows), base)
-    storage.write_bytes_atomic(
-        record.place(REPORT), report(record, base, rows, chosen, pictures).encode()
+    pictures = draw_all(
+        record, parse_space(record.sweep.space, record.sweep.space_source), lines_of(rows), base
     )
+    storage.write_bytes_atomic(record.place(REPORT), report(record, base, rows, chosen, pictures).encode())
     return chosen
 
 
@@ -57,12 +57,16 @@ def rows_of(record: Record, base: Settings) -> list[Row]:
     """All points asked for, the best mean first; points without a value last."""
     metric, rows = base.evaluation.select_metric, []
     for standing in standings(record.trials, record.sweep.seeds):
-        histories = tuple(tuple(_until_end(trial, validations(record.run(trial)))) for trial in standing.trials)
+        histories = tuple(
+            tuple(_until_end(trial, validations(record.run(trial)))) for trial in standing.trials
+        )
         at_best = [found.metrics for history in histories if (found := best_of(history, metric)) is not None]
         names = at_best[0] if at_best else {}
         means = {name: statistics.fmean(metrics[name] for metrics in at_best) for name in names}
         rows.append(Row(standing, histories, means))
-    return sorted(rows, key=lambda row: -1.0 if row.standing.mean is None else row.standing.mean, reverse=True)
+    return sorted(
+        rows, key=lambda row: -1.0 if row.standing.mean is None else row.standing.mean, reverse=True
+    )
 
 
 def _until_end(trial: Trial, history: Sequence[Validation]) -> list[Validation]:
@@ -88,7 +92,8 @@ def best_toml(record: Record, base: Settings, chosen: Standing) -> str:
     settings = settings_of(base, trial.values, trial.seed)
     if trial.ended.status == "stopped":
         settings = build(
-            ("base", settings.model_dump(mode="json")), ("stopped", {"training": {"epochs": trial.ended.epochs}})
+            ("base", settings.model_dump(mode="json")),
+            ("stopped", {"training": {"epochs": trial.ended.epochs}}),
         )
     metric, row, sweep = settings.evaluation.select_metric, settings.evaluation.select_row, record.sweep
     header = [
@@ -109,7 +114,9 @@ def report(
     counts = ", ".join(
         f"{sum(e.status == word for e in ended)} {word}" for word in ("finished", "stopped", "failed")
     )
-    stopping = f"ASHA (from epoch {sweep.grace}, factor {sweep.reduction})" if sweep.stopper == "asha" else "none"
+    stopping = (
+        f"ASHA (from epoch {sweep.grace}, factor {sweep.reduction})" if sweep.stopper == "asha" else "none"
+    )
     lines = [
         f"# Sweep of {', '.join(parse_space(sweep.space, sweep.space_source).domains)}",
         "",
@@ -145,7 +152,16 @@ def _table(rows: Sequence[Row], metric: str) -> list[str]:
     if not rows:
         return []
     names, seeds = list(rows[0].standing.values), len(rows[0].standing.trials)
-    head = ["trial", *names, metric, *(["+-"] if seeds > 1 else []), "best epoch", "epochs", "seconds", "status"]
+    head = [
+        "trial",
+        *names,
+        metric,
+        *(["+-"] if seeds > 1 else []),
+        "best epoch",
+        "epochs",
+        "seconds",
+        "status",
+    ]
     table = [f"| {' | '.join(head)} |", "|---|" + "---:|" * (len(head) - 2) + "---|"]
     for row in rows:
         standing, first = row.standing, row.standing.trials[0]

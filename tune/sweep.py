@@ -39,11 +39,19 @@ def parser() -> Parser:
     made.add_argument("--space", metavar="FILE", type=Path, help="what to vary, in TOML (docs/sweeps.md)")
     made.add_argument("--output", metavar="DIR", required=True, help="new or empty unless --resume")
     made.add_argument("--resume", action="store_true", help="go on with the interrupted sweep in --output")
-    made.add_argument("--search", choices=SEARCHES, help=f"{'; '.join(f'{k}: {v}' for k, v in SEARCHES.items())} [grid]")
-    made.add_argument("--trials", metavar="N", type=int, help="points to try, each with every seed [a grid: all]")
+    made.add_argument(
+        "--search", choices=SEARCHES, help=f"{'; '.join(f'{k}: {v}' for k, v in SEARCHES.items())} [grid]"
+    )
+    made.add_argument(
+        "--trials", metavar="N", type=int, help="points to try, each with every seed [a grid: all]"
+    )
     made.add_argument("--seeds", metavar="K", type=int, help="trials per point, of different seeds [1]")
-    made.add_argument("--stopper", choices=STOPPERS, help="stop trials that fall behind: Ray's ASHA, or none [asha]")
-    made.add_argument("--grace", metavar="EPOCHS", type=int, help="ASHA stops nothing before [a ninth of the epochs]")
+    made.add_argument(
+        "--stopper", choices=STOPPERS, help="stop trials that fall behind: Ray's ASHA, or none [asha]"
+    )
+    made.add_argument(
+        "--grace", metavar="EPOCHS", type=int, help="ASHA stops nothing before [a ninth of the epochs]"
+    )
     made.add_argument("--reduction", metavar="R", type=int, help="ASHA: one of R goes on at each rung [3]")
     made.add_argument("--concurrency", metavar="N", type=int, help="trials at once [as many as always fit]")
     add_settings(made)

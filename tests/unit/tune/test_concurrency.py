@@ -62,7 +62,9 @@ def test_wherever_drivers_stand_all_workers_have_room(nodes: list[int], workers:
 
 
 def test_refusals_say_what_is_missing() -> None:
-    with pytest.raises(InputError, match=r"1 CPU beside its 4 workers of 1 CPU, on this cluster \(4 CPU and 0 GPU\)"):
+    with pytest.raises(
+        InputError, match=r"1 CPU beside its 4 workers of 1 CPU, on this cluster \(4 CPU and 0 GPU\)"
+    ):
         require_room([{"CPU": 4.0}], cluster(4), None, 10)
     with pytest.raises(InputError, match=r"--concurrency: expected at most 2 trials .* got 3"):
         require_room([{"CPU": 2.0}], cluster(0), 3, 10)

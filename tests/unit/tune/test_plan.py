@@ -14,7 +14,10 @@ from tune.plan import Listed, Plan, Suggested, seed_of
 from tune.record import Ended, Record, Sweep, Trial, open_record
 from tune.space import Point, parse_space
 
-TABLES = {"training": {"learning_rate": {"low": 1e-4, "high": 1e-1, "log": True}}, "model": {"heads": [1, 2, 4]}}
+TABLES = {
+    "training": {"learning_rate": {"low": 1e-4, "high": 1e-1, "log": True}},
+    "model": {"heads": [1, 2, 4]},
+}
 BASE = build(("test", {"model": {"embedding_dim": 8}}))
 
 
@@ -63,7 +66,14 @@ def test_every_point_has_every_seed_and_points_share_them(tmp_path: Path) -> Non
     plan = Plan(record_in(tmp_path, seeds=2), Heard(POINTS), BASE, 3)
     trials = [plan.next() for _ in range(6)]
     assert plan.next() is None
-    assert [(t.number, t.point, t.repeat) for t in trials] == [(0, 0, 0), (1, 0, 1), (2, 1, 0), (3, 1, 1), (4, 2, 0), (5, 2, 1)]
+    assert [(t.number, t.point, t.repeat) for t in trials] == [
+        (0, 0, 0),
+        (1, 0, 1),
+        (2, 1, 0),
+        (3, 1, 1),
+        (4, 2, 0),
+        (5, 2, 1),
+    ]
     assert [t.seed for t in trials] == [0, seed_of(0, 1)] * 3
     assert 0 < seed_of(0, 1) < 2**63
 
@@ -90,7 +100,12 @@ def test_a_resumed_plan_goes_on_where_it_was(tmp_path: Path) -> None:
     again = Plan(open_record(str(tmp_path)), source, BASE, 3)
     assert source.told == [(0, 0.5)]
     assert again.left == 4
-    assert [(t.number, t.point, t.repeat) for t in iter(again.next, None)] == [(2, 1, 0), (3, 1, 1), (4, 2, 0), (5, 2, 1)]
+    assert [(t.number, t.point, t.repeat) for t in iter(again.next, None)] == [
+        (2, 1, 0),
+        (3, 1, 1),
+        (4, 2, 0),
+        (5, 2, 1),
+    ]
     assert again.record.trials[2] == first[2]
 
 

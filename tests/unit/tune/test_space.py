@@ -77,5 +77,7 @@ def test_values_that_do_not_go_together_name_the_point() -> None:
 
 def test_a_grid_has_no_ranges() -> None:
     space = parse_space({"loss": {"distill_weight": {"low": 0.1, "high": 0.5}}}, "file.toml")
-    with pytest.raises(InputError, match=r"file.toml, key loss.distill_weight: expected a list .* got a range"):
+    with pytest.raises(
+        InputError, match=r"file.toml, key loss.distill_weight: expected a list .* got a range"
+    ):
         grid(space)
