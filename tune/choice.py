@@ -50,8 +50,8 @@ def standings(trials: Sequence[Trial], seeds: int) -> list[Standing]:
 def best(trials: Sequence[Trial], seeds: int) -> Standing | None:
     """The point of the largest mean among those whose trials all finished; the earlier one of equals.
 
-    A stopped trial's value is that of a shorter training, so stopped points are taken only where no point finished; points
-    with a failed or unfinished trial never are. None: there is no such point.
+    A stopped trial's value is that of a shorter training, so stopped points are taken only where no point finished;
+    points with a failed or unfinished trial never are. None: there is no such point.
     """
     complete = [s for s in standings(trials, seeds) if len(s.known) == seeds]
     finished = [s for s in complete if s.all_are("finished")]

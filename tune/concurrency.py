@@ -1,7 +1,7 @@
 """How many trials a cluster holds at once, so that none waits for another for ever; no Ray.
 
-A trial with workers is a driver of 1 CPU and, placed later and all at once, its workers. Drivers that fill the CPUs their
-own workers wait for would be a deadlock; the rules here count drivers at the worst places they could stand.
+A trial with workers is a driver of 1 CPU and, placed later and all at once, its workers. Drivers that fill the CPUs
+their own workers wait for would be a deadlock; the rules here count drivers at the worst places they could stand.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ def require_room(nodes: Sequence[Node], cluster: ClusterSettings, wanted: int | 
     have = "; ".join(f"{n.get('CPU', 0.0):g} CPU and {n.get('GPU', 0.0):g} GPU" for n in nodes) or "no node"
     if most == 0:
         raise InputError(
-            f"num_workers: expected room for one trial, which holds {needs}, on this cluster ({have}); it has none that is "
-            "sure wherever the trial is placed"
+            f"num_workers: expected room for one trial, which holds {needs}, on this cluster ({have}); it has none "
+            "that is sure wherever the trial is placed"
         )
     if wanted is not None and wanted > most:
         raise InputError(

@@ -147,10 +147,8 @@ class _Asking(Searcher):  # type: ignore[misc]
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Show a validation."""
-        told = (trial_id, result.get(EPOCH))
-        if (
-            trial_id in self.running and result.get(EPOCH) and told not in self.told
-        ):  # the last report comes twice
+        told = (trial_id, int(result.get(EPOCH, 0)))
+        if trial_id in self.running and told[1] and told not in self.told:  # the last report comes twice
             self.told.add(told)
             self.show(self.running[trial_id], result, None)
 

@@ -14,7 +14,7 @@ from gnnmr_dist.runs import METRICS, RunDirectory
 
 @dataclass(frozen=True)
 class Validation:
-    """One validation of a run: after how many epochs, its metrics, and the seconds of training and ranking until then."""
+    """One validation of a run: epochs done, metrics, and the seconds of training and ranking until then."""
 
     epoch: int
     metrics: Mapping[str, float]

@@ -1,4 +1,4 @@
-"""Pictures of a sweep: sensitivity of each setting (as the paper's Figures 3 and 4), parallel coordinates, learning curves.
+"""Pictures of a sweep: sensitivity (as the paper's Figures 3 and 4), parallel coordinates, learning curves.
 
 Drawn with matplotlib's Agg canvas, straight to PNG; no window and no global state.
 """
@@ -136,7 +136,7 @@ def parallel(space: Space, lines: Sequence[Line], metric: str) -> Figure:
         columns.append([math.log(v) for v in raw] if scale.log else raw)
     values = [line.metrics[metric] for line in lines]
     columns.append(values)
-    colours = ScalarMappable(Normalize(min(values), max(values)), "viridis")
+    colours: Any = ScalarMappable(Normalize(min(values), max(values)), "viridis")
     figure = Figure(figsize=(1.9 * len(columns) + 1.2, 3.8), layout="constrained")
     axes = figure.subplots()
     heights = [_unit(column) for column in columns]

@@ -1,4 +1,4 @@
-"""What a sweep leaves: ``best.toml``, ``report.md`` with a table, plots. Validation only; the test split is never read."""
+"""What a sweep leaves: ``best.toml``, ``report.md`` with a table, plots. The test split is never read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tune.space import described, parse_space, settings_of, shown
 
 @dataclass(frozen=True)
 class Row:
-    """A point with what its trials' run directories tell; ``metrics``: means of each trial's metrics at its best epoch."""
+    """A point with what its trials' run directories tell; ``metrics``: means over trials at their best epochs."""
 
     standing: Standing
     histories: tuple[tuple[Validation, ...], ...]
@@ -83,7 +83,7 @@ def lines_of(rows: Sequence[Row]) -> list[Line]:
 
 
 def best_toml(record: Record, base: Settings, chosen: Standing) -> str:
-    """The settings of the best point's first trial, as `train --config` takes them, under comments of where they come from.
+    """The settings of the best point's first trial, as `train --config` takes them, and where they are from.
 
     Where only stopped points had a value, ``epochs`` is what that trial trained, so its number comes out again.
     """
@@ -120,14 +120,15 @@ def report(
     lines = [
         f"# Sweep of {', '.join(parse_space(sweep.space, sweep.space_source).domains)}",
         "",
-        f"Search {sweep.search}, {len(rows)} points, {sweep.seeds} seed{'s' * (sweep.seeds > 1)} each, early stopping {stopping}, "
-        f"at most {base.training.epochs} epochs: {counts}, {len(record.trials) - len(ended)} unfinished; "
+        f"Search {sweep.search}, {len(rows)} points, {sweep.seeds} seed{'s' * (sweep.seeds > 1)} each, "
+        f"early stopping {stopping}, at most {base.training.epochs} epochs: {counts}, "
+        f"{len(record.trials) - len(ended)} unfinished; "
         f"{sum(row.seconds for row in rows):.0f} s of training in all. Values are validation {metric} of "
         f"{base.evaluation.select_row}; the test split was not read.",
         "",
         *_chosen_lines(record, rows, chosen, metric),
-        f"`{' '.join(sweep.command)}`, data digest {sweep.data_digest[:12]}, gnnmr-dist {sweep.versions['gnnmr-dist']}, "
-        f"torch {sweep.versions['torch']}, ray {sweep.versions['ray']}.",
+        f"`{' '.join(sweep.command)}`, data digest {sweep.data_digest[:12]}, "
+        f"gnnmr-dist {sweep.versions['gnnmr-dist']}, torch {sweep.versions['torch']}, ray {sweep.versions['ray']}.",
         "",
         *_table(rows, metric),
         "",

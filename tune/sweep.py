@@ -1,4 +1,4 @@
-"""``python -m tune.sweep``: try settings on Ray Tune, choose by validation, and write them as a file for `train --config`."""
+"""``python -m tune.sweep``: try settings on Ray Tune; the best by validation becomes a file for `train --config`."""
 
 from __future__ import annotations
 
@@ -178,7 +178,8 @@ def _plan(record: Record, dataset: Dataset, base: Settings) -> Plan:
             check_settings(dataset, spaces.settings_of(base, point, base.training.seed))
         return Plan(record, Listed(points), base, len(points))
     _check_choices(space, dataset, base)
-    source: Source = Suggested(space, sweep.search, base.training.seed)
+    asked = len({trial.point for trial in record.trials})
+    source: Source = Suggested(space, sweep.search, base.training.seed, asked)
     return Plan(record, source, base, sweep.trials or 0)
 
 

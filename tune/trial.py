@@ -1,7 +1,7 @@
 """One trial: the trainer's own path, in a process of Ray Tune, into a run directory of its own.
 
-A trial that starts again, after the loss of its process or of the whole sweep, goes on from its newest checkpoint; first it
-tells Tune again what it had told before, since a new scheduler knows nothing of it.
+A trial that starts again, after the loss of its process or of the whole sweep, goes on from its newest checkpoint;
+first it tells Tune again what it had told before, since a new scheduler knows nothing of it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ EPOCH, BEST, VALUE = "epoch", "best", "value"
 def run_trial(config: Mapping[str, Any]) -> dict[str, Any]:
     """Train as ``config`` says (``dataset``, ``output``, ``settings``, ``command``); returns the last report.
 
-    What a user or a run got wrong is returned as ``failed`` (and ``bad_input``: whether no other trial could do better),
+    What a user or a run got wrong is returned as ``failed`` (``bad_input``: whether no other trial could do better),
     so that Ray neither tries it again nor wraps it; a lost process is Ray's to try again.
     """
     settings = Settings.model_validate(config["settings"])

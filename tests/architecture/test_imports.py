@@ -154,7 +154,7 @@ def one_direction(path: str, source: str) -> list[str]:
 
 
 def declared(path: str, source: str) -> list[str]:
-    """The package and tune/ import the standard library, dependencies, and modules of EXTRAS that an extra for users has."""
+    """The package and tune/ import the standard library, dependencies, and modules of EXTRAS in an extra for users."""
     if not path.startswith((f"{PACKAGE}/", "tune/")):
         return []
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
