@@ -66,7 +66,7 @@ def test_a_cut_off_sweep_goes_on_and_its_best_settings_reproduce(
     assert "trial-0000  " not in done.out  # not run again
     assert trials(tmp_path)[0] == first
     assert [t["ended"]["status"] for t in trials(tmp_path)] == ["finished"] * 4
-    best = max((t["ended"]["value"] for t in trials(tmp_path)))
+    best = max(t["ended"]["value"] for t in trials(tmp_path))
     words = [
         "--dataset",
         str(dataset),
