@@ -64,7 +64,7 @@ def command(argv: Sequence[str] | None) -> None:
     _check_numbers(arguments)
     _require_packages(arguments.search)
     output = arguments.output if storage.is_uri(arguments.output) else str(Path(arguments.output).absolute())
-    made = [sys.executable, "-m", "tune.sweep", *(sys.argv[1:] if argv is None else argv)]
+    made = ["python", "-m", "tune.sweep", *(sys.argv[1:] if argv is None else argv)]
     record, dataset, base = _resumed(arguments, output) if arguments.resume else _new(arguments, output, made)
     plan = _plan(record, dataset, base)
     from tune.driver import run_sweep  # Ray takes seconds to import, and bad input should not wait for it
