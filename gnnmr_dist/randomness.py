@@ -27,6 +27,7 @@ class Purpose(IntEnum):
     SPLIT = 6
     SYNTHETIC = 7
     DROPOUT = 8
+    SWEEP = 9
 
 
 @numba.njit(inline="always", cache=True)
