@@ -27,7 +27,8 @@ class Purpose(IntEnum):
     SPLIT = 6
     SYNTHETIC = 7
     DROPOUT = 8
-    PRETRAINING = 9
+    SWEEP = 9
+    PRETRAINING = 10
 
 
 @numba.njit(inline="always", cache=True)

@@ -113,7 +113,9 @@ class EpochProgress:
             self._bar.stop()
 
     def show(self, record: Record) -> None:
-        """Show one record of training."""
+        """Show one record of training: a step or an epoch."""
+        if record["kind"] == "saved":
+            return
         if record["kind"] == "epoch":
             self.console.print(epoch_line(record, self.epochs, self.metric, time.monotonic() - self._started))
         if record["kind"] == "pretraining":

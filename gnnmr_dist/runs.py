@@ -182,7 +182,6 @@ class OneProcessHooks:
 
     def save(self, session: Session, metrics: Mapping[str, float]) -> None:
         """See :class:`~gnnmr_dist.fitting.Hooks`."""
-        del metrics
         self.log.flush()
         home = self.run.place(CHECKPOINTS, self.attempt)
         place = storage.join(home, session.state.name())
@@ -197,6 +196,8 @@ class OneProcessHooks:
         for old in self._saved[: -self.keep]:
             storage.remove_tree(old)
         self._saved = self._saved[-self.keep :]
+        if metrics:
+            self.show({"kind": "saved", "epoch": session.state.epoch, "valid": dict(metrics)})
 
 
 def save_into(directory: Path, session: Session) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from gnnmr_dist.config import Settings, build
 from gnnmr_dist.data.dataset import Dataset, open_dataset
 from gnnmr_dist.distributed.mesh import check_groups, local_device, one_process
 from gnnmr_dist.errors import InputError, RunError
-from gnnmr_dist.fitting import check_settings, fit, open_session, run_info
+from gnnmr_dist.fitting import Record, check_settings, fit, open_session, run_info
 from gnnmr_dist.loaded import choose_linear_peer, open_run
 from gnnmr_dist.reporting import EpochProgress, MetricsLog
 from gnnmr_dist.runs import CHECKPOINTS, METRICS, OneProcessHooks, RunDirectory
@@ -58,8 +58,22 @@ def command(argv: Sequence[str] | None) -> None:
     train(dataset, output, settings, start)
 
 
-def train(dataset: Dataset, output: str, settings: Settings, start: Checkpoint | None = None) -> None:
-    """Train ``dataset`` into the run directory ``output``; the notebook's and the command's common path.
+def train(
+    dataset: Dataset,
+    output: str,
+    settings: Settings,
+    start: Checkpoint | None = None,
+    watch: Callable[[Record], None] | None = None,
+) -> None:
+    """Train ``dataset`` into the run directory ``output``; the common path of command, notebook and sweep.
+
+    Args:
+        dataset: an open data set.
+        output: address of the run directory.
+        settings: all settings.
+        start: checkpoint to go on from.
+        watch: called in this process with each record of kind "epoch", and "saved" (``epoch``, ``valid``) once the
+            checkpoint of a validation is complete.
 
     Raises:
         InputError: settings, data and output do not fit; nothing was started or written.
@@ -80,14 +94,20 @@ def train(dataset: Dataset, output: str, settings: Settings, start: Checkpoint |
     metric = settings.evaluation.select_metric
     steps = -(-dataset.graph.num_edges // settings.training.global_batch_size)
     with EpochProgress(settings.training.epochs, steps, metric) as progress:
+
+        def show(record: Record) -> None:
+            progress.show(record)
+            if watch is not None and record["kind"] != "step":
+                watch(record)
+
         if workers == 0:
-            finished = _here(dataset, run, settings, start, progress)
+            finished = _here(dataset, run, settings, start, show)
         else:
             from gnnmr_dist.launch import train_on_ray  # Ray takes seconds to import and is not needed here
 
             address = None if start is None else start.address
             begin = partial(run.begin, info, settings, {"command": sys.argv})
-            finished = train_on_ray(_absolute(dataset.path), output, settings, address, progress.show, begin)
+            finished = train_on_ray(_absolute(dataset.path), output, settings, address, show, begin)
     close(run, settings, finished)
     if settings.model.linear_peer:
         _fuse(run, dataset)
@@ -95,14 +115,18 @@ def train(dataset: Dataset, output: str, settings: Settings, start: Checkpoint |
 
 
 def _here(
-    dataset: Dataset, run: RunDirectory, settings: Settings, start: Checkpoint | None, progress: EpochProgress
+    dataset: Dataset,
+    run: RunDirectory,
+    settings: Settings,
+    start: Checkpoint | None,
+    show: Callable[[Record], None],
 ) -> str | None:
     info = run_info(dataset, settings)
     mesh = one_process(len(info.members), local_device(settings.cluster.use_gpu))
     session = open_session(dataset, settings, mesh, start)
     run.begin(info, settings, {"command": sys.argv})
     log = MetricsLog(run.place(METRICS), session.state.epoch, session.state.step)
-    fit(session, OneProcessHooks(run, log, progress.show, settings.training.keep_checkpoints))
+    fit(session, OneProcessHooks(run, log, show, settings.training.keep_checkpoints))
     log.flush()
     return session.state.finished
 

@@ -89,7 +89,7 @@ def rehearsal() -> Iterator[Rehearsal]:
 def everything_written(directory: Path) -> str:
     """All text below the directory but the token's file: logs of all nodes, jobs and workers, settings."""
     files = [p for p in directory.rglob("*") if p.is_file() and p.name != "token"]
-    assert any("job-driver-" in file.name for file in files)
+    assert any(file.name.startswith("raylet") for file in files)
     return "".join(file.read_text(encoding="utf-8", errors="replace") for file in files)
 
 
