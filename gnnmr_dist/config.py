@@ -55,7 +55,7 @@ class ModelSettings(_Section):
     )
     as_published: bool = Field(
         False,
-        description="with method mmgcn: preference and ID tables are never trained, a fault of the published code",
+        description="with method mmgcn: preference and ID tables are never trained, a fault of published code (that which MMRec carries)",
     )
     linear_peer: bool = Field(
         True,
@@ -250,6 +250,8 @@ class Settings(_Section):
             )
         if self.loss.supervised == "softmax" and self.loss.num_candidates < 1:
             raise ValueError("supervised = softmax needs num_candidates of at least 1")
+        if self.model.as_published and self.model.method != "mmgcn":
+            raise ValueError(f"as_published needs method mmgcn, got {self.model.method}")
         name, _, k = self.evaluation.select_metric.partition("@")
         if name not in ("Recall", "NDCG", "Precision", "HitRate", "MRR") or k not in map(
             str, self.evaluation.ks

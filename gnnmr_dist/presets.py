@@ -54,11 +54,11 @@ METHODS: dict[str, Nested] = {
     "bpr-mf": {"model": {**_IDS, **_DOT}, "loss": _BPR, "sampling": {"num_neighbors": ()}},
     # He and McAuley 2016 (models/vbpr.py).
     "vbpr": {"model": {**_ALL, **_DOT}, "loss": _BPR, "sampling": {"num_neighbors": ()}},
-    # Wei et al. 2019 (models/mmgcn.py): three layers.
+    # Wei et al. 2019 (models/mmgcn.py); two layers: assumed.
     "mmgcn": {
         "model": {**_ALL, **_DOT},
         "loss": _BPR,
-        "sampling": {"num_neighbors": (20, 20, 20), "exclude_supervision": False},
+        "sampling": {"num_neighbors": (20, 20), "exclude_supervision": False},
     },
     # Hu et al. 2019, adapted to ranking (models/a2cmhne.py).
     "a2cmhne": {

@@ -65,6 +65,7 @@ def any_settings(draw: st.DrawFn) -> Settings:
     for name, (section, field) in FIELDS:
         values.setdefault(section, {})[name] = draw(legal_values(name, field))
     values["model"]["heads"] = 1
+    values["model"]["as_published"] &= values["model"]["method"] == "mmgcn"
     values["loss"]["num_candidates"] = max(1, values["loss"]["num_candidates"])
     return build(("drawn", values))
 
@@ -163,6 +164,7 @@ def test_bounds(name: str, value: Any) -> None:
 def test_settings_that_contradict_each_other() -> None:
     refused({"model": {"embedding_dim": 10, "heads": 4}} | {"cluster": {}}, "heads (4) must divide")
     refused({"loss": {"num_candidates": 0}}, "num_candidates")
+    refused({"model": {"as_published": True}}, "as_published needs method mmgcn")
     build(("bpr", {"loss": {"supervised": "bpr", "num_candidates": 0}}))
     for metric in ("Recall@7", "Recall", "recall@20", "Coverage@20", "@20", "Recall@020"):
         refused({"evaluation": {"select_metric": metric}}, "select_metric")
