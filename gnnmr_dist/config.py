@@ -55,7 +55,8 @@ class ModelSettings(_Section):
     )
     as_published: bool = Field(
         False,
-        description="with method mmgcn: preference and ID tables are never trained, a fault of published code (that which MMRec carries)",
+        description="with method mmgcn: preference and ID tables are never trained, a fault of the code "
+        "that MMRec carries",
     )
     linear_peer: bool = Field(
         True,

@@ -221,9 +221,8 @@ def _run_epoch(session: Session, hooks: Hooks) -> Tensor:
         sums += losses
         state.step, state.loss_sums = step + 1, sums.tolist()
         if session.mesh.rank == 0:
-            hooks.record(
-                {"kind": "step", "epoch": state.epoch, "step": step, "losses": _named_losses(session, losses)}
-            )
+            named = _named_losses(session, losses)
+            hooks.record({"kind": "step", "epoch": state.epoch, "step": step, "losses": named})
         bad = first_not_finite(losses, session.names)
         if bad is not None:
             state.finished = f"diverged: loss of {bad} is not finite at epoch {state.epoch}, step {step}"
@@ -325,7 +324,7 @@ def _validate(session: Session, record: Record) -> dict[str, float]:
 
 def session_vectors(session: Session) -> Tensor:
     """Score vectors of all nodes of all members [M, N, d], with the weights as they are now."""
-    encoders = [(model.member, model.encoder) for model in session.models]
+    encoders = ((model.member, model.encoder) for model in session.models)
     return modality_vectors(encoders, session.dataset, session.settings.model, session.mesh, session.make)
 
 

@@ -7,8 +7,8 @@ Theirs, per modality and layer, with N(v) the neighbours and e_v an ID embedding
     x_v <- leaky_relu( W_3 h_v + x'_v )
 
 with x^(0) of a user a preference vector of its own, of an item its projected features, at unit length; a node's
-embedding is the mean over modalities of the last layer's x; dot products, BPR and L2. In the implementation that MMRec carries
-preference and ID tables are tensors, not parameters, and are never trained: here they are, unless ``as_published``.
+embedding is the mean over modalities of the last layer's x; dot products, BPR and L2. In the implementation that MMRec
+carries preference and ID tables are no parameters and never trained: here they are, unless ``as_published``.
 Ours: sampled neighbours, their mean over what was sampled; a learned vector for missing features; ``weight_decay``
 for L2; the sum (not the concatenation) in the last line.
 
