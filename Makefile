@@ -18,7 +18,7 @@ PLANTED := --users 1000 --items 600 --interactions-per-user 8 --noise 0.25
 PLANTED_TRAINING := --global-batch-size 256
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast bench lint types format check constraints requirements clean
+.PHONY: help setup demo test test-slow test-fast bench lint types format check constraints requirements clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -51,6 +51,9 @@ demo: $(STAMP) ## planted data set, one Ray Train worker per modality, evaluatio
 
 test: $(STAMP) ## all tests
 	@$(PY) -m pytest
+
+test-slow: $(STAMP) ## all tests and those that take minutes each (lost nodes, Slurm, sweeps)
+	@$(PY) -m pytest --slow
 
 test-fast: $(STAMP) ## the tests that start neither Ray nor several processes
 	@$(PY) -m pytest -m 'not ray and not multiprocess'

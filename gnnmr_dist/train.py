@@ -149,7 +149,8 @@ def close(run: RunDirectory, settings: Settings, finished: str | None) -> None:
         raise RunError(f"training ended before it was finished, at {checkpoint.address}; --resume goes on")
     run.publish_model(checkpoint)
     state, metric = checkpoint.state, settings.evaluation.select_metric
-    row = settings.evaluation.select_row
+    members = checkpoint.info.members
+    row = settings.evaluation.select_row if len(members) > 1 else members[0]
     print(f"best validation {metric} of {row}: {state.best_value:.4f} (epoch {state.best_epoch})")
     print(f"model, metrics.jsonl and checkpoints are in {run.address}")
 

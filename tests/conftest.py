@@ -21,7 +21,19 @@ from jaxtyping import install_import_hook
 # other modules and cannot look through a wrapper.
 MODELS = [
     f"gnnmr_dist.models.{name}"
-    for name in ("attention", "blocks", "encoder", "inputs", "layers", "rows", "scores")
+    for name in (
+        "a2cmhne",
+        "attention",
+        "blocks",
+        "encoder",
+        "id_tables",
+        "inputs",
+        "layers",
+        "mmgcn",
+        "pmgt",
+        "rows",
+    )
+    + ("scores", "vbpr")
 ]  # kernels are numba's
 MATHEMATICS = [
     "gnnmr_dist.losses",
@@ -36,6 +48,20 @@ install_import_hook(MATHEMATICS, "beartype.beartype")
 settings.register_profile("local", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--slow", action="store_true", help="also the tests marked slow (several minutes of Ray)"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave slow tests out, visibly, unless asked for."""
+    if not config.getoption("--slow"):
+        for item in items:
+            if "slow" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="slow: runs with --slow (make test-slow)"))
 
 
 @pytest.fixture(scope="session")

@@ -215,6 +215,7 @@ def with_train_workers(nodes: list[Node]) -> list[Node]:
     return [n for n in nodes if any(title(p.pid).startswith("ray::RayTrainWorker") for p in processes(n))]
 
 
+@pytest.mark.slow
 def test_a_node_lost_mid_epoch_changes_nothing(
     rehearsal: Rehearsal, dataset: Path, undisturbed: Path, tmp_path: Path
 ) -> None:

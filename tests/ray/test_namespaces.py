@@ -13,6 +13,7 @@ from namespaces import PREFIX, inside, network, node, requires_namespaces
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 
+@pytest.mark.slow
 def test_a_lost_node_is_replaced_and_nothing_changes(
     dataset: Path, undisturbed: Path, tmp_path: Path
 ) -> None:

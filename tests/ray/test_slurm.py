@@ -59,6 +59,7 @@ def submit(home: Path, *options: str) -> Ended:
     return run(["bash", str(SCRIPT), *options], variables=variables, cwd=ROOT)
 
 
+@pytest.mark.slow
 def test_one_run_over_two_nodes_and_nothing_left(
     dataset: Path, undisturbed: Path, tmp_path: Path, home: Path
 ) -> None:

@@ -45,7 +45,7 @@ def ended(folder: Path) -> int:
     return sum(trial["ended"] is not None for trial in trials(folder))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGKILL])
 def test_a_cut_off_sweep_goes_on_and_its_best_settings_reproduce(
     dataset: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -82,6 +82,7 @@ def test_a_cut_off_sweep_goes_on_and_its_best_settings_reproduce(
     assert state.best_value == best
 
 
+@pytest.mark.slow
 def test_asha_stops_a_hopeless_trial_and_leaves_a_run_that_opens(dataset: Path, tmp_path: Path) -> None:
     options = ["--concurrency", "1", "--grace", "1", "--reduction", "2", "--epochs", "4"]
     done = run(sweep_command(dataset, tmp_path, *options))
@@ -94,6 +95,7 @@ def test_asha_stops_a_hopeless_trial_and_leaves_a_run_that_opens(dataset: Path, 
     assert not (tmp_path / "sweep" / "ray").exists()
 
 
+@pytest.mark.slow
 def test_trials_with_workers_of_their_own_never_deadlock(dataset: Path, tmp_path: Path) -> None:
     (tmp_path / "inner").mkdir()
     done = run(
@@ -103,6 +105,7 @@ def test_trials_with_workers_of_their_own_never_deadlock(dataset: Path, tmp_path
     assert [t["ended"]["status"] for t in trials(tmp_path / "inner")] == ["finished"] * 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "told"),
     [
@@ -118,6 +121,7 @@ def test_what_can_never_run_is_one_line(dataset: Path, tmp_path: Path, options: 
     assert not (tmp_path / "sweep").exists()
 
 
+@pytest.mark.slow
 def test_a_data_set_that_disappears_is_one_line_and_no_hang(dataset: Path, tmp_path: Path) -> None:
     copy = tmp_path / "data"
     shutil.copytree(dataset, copy)
