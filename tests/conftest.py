@@ -22,18 +22,9 @@ from jaxtyping import install_import_hook
 MODELS = [
     f"gnnmr_dist.models.{name}"
     for name in (
-        "a2cmhne",
-        "attention",
-        "blocks",
-        "encoder",
-        "id_tables",
-        "inputs",
-        "layers",
-        "mmgcn",
-        "pmgt",
-        "rows",
+        *("a2cmhne", "attention", "blocks", "encoder", "id_tables", "inputs"),
+        *("layers", "mmgcn", "pmgt", "rows", "scores", "vbpr"),
     )
-    + ("scores", "vbpr")
 ]  # kernels are numba's
 MATHEMATICS = [
     "gnnmr_dist.losses",
