@@ -34,9 +34,13 @@ def write_case(plan: Plan, output: Path, data: Path | None) -> None:
     result = Findings(plan, output).get(job)
     if result is None:
         return
+    recipe = plan.sets[job.set].recipe
+    folder = None if recipe is None or data is None else data / job.set
+    if recipe is not None and (folder is None or not folder.is_dir()):
+        return
     run = api.load_run(str(result.home / RUN), str(output / "sets" / job.set / "own" / "data"))
     row = headline("gnnmr", run.rows)
-    sectors = sectors_of(run.dataset, plan.sets[job.set].recipe, data, rule["column"])
+    sectors = sectors_of(run.dataset, recipe, folder, rule["column"])
     found = [_fund(run, row, user, rule["k"], sectors) for user in chosen(run.dataset, rule)]
     content = {
         "rule": dict(rule),
@@ -58,12 +62,12 @@ def chosen(dataset: Dataset, rule: Mapping[str, Any]) -> list[int]:
     return [int(user) for user in able[np.argsort(train[able], kind="stable")][: rule["funds"]]]
 
 
-def sectors_of(dataset: Dataset, recipe: str | None, data: Path | None, column: str) -> list[str]:
+def sectors_of(dataset: Dataset, recipe: str | None, folder: Path | None, column: str) -> list[str]:
     """The sector of every item [I]: a column of the raw item table, or a category modality of that name."""
-    if recipe is not None and data is not None:
+    if recipe is not None and folder is not None:
         items = recipe_of(recipe, "own").items
         assert items is not None
-        table = read_parquet(data / dataset.name / items.file, [*([items.id] if items.id else []), column])
+        table = read_parquet(folder / items.file, [*([items.id] if items.id else []), column])
         ids = table[items.id].to_pylist() if items.id else range(table.num_rows)
         known = dict(zip(map(str, ids), table[column].to_pylist(), strict=True))
         return [str(known.get(str(item)) or UNKNOWN) for item in dataset.item_ids]

@@ -100,11 +100,12 @@ def _logs_table(page: Page, metric: str, file: Path) -> None:
 
 
 def significance(page: Page, findings: Findings) -> None:
-    """GNNMR's headline row against every other method, per set."""
+    """GNNMR's headline row, and its networks without the linear peer, against every other method, per set."""
     page.heading(2, "Paired tests over users")
     page.text(
-        "Difference = GNNMR's headline row (`fused` where it has one) minus the method; paired t-test "
-        "over users, each user's value averaged over seeds first; p after Holm's correction over the "
+        "Difference = a row of GNNMR minus the method: first its headline (`fused` where it has one), then "
+        "its networks alone (`concatenation`); paired t-test over users, each user's value averaged over "
+        "seeds first; p after Holm's correction over the "
         f"methods of a set and metric; bold: below {ALPHA}. The t-test because the tables report means "
         "and the test is about means; with hundreds of users the skew of Recall and NDCG does no harm, "
         "while Wilcoxon's test would be about the symmetry of differences of which most are ties at 0. "
@@ -112,21 +113,31 @@ def significance(page: Page, findings: Findings) -> None:
     )
     for name in findings.plan.sets:
         entries = [e for e in findings.entries(plain_jobs(findings, "tables", name)) if e.headline]
-        own = next((e for e in entries if e.method == REFERENCE and e.results), None)
         others = [e for e in entries if e.method != REFERENCE and e.results]
         page.heading(3, name)
-        if own is None or not others:
+        if not others or not any(e.method == REFERENCE and e.results for e in entries):
             page.text("Not run: it needs GNNMR and one other method.")
             continue
-        ids, _ = own.users(TESTED[0])
-        page.text(f"{own.label} against each method, {len(ids)} users.")
-        tested = {metric: comparisons(own, others, metric) for metric in TESTED}
-        names = [f"{what} {metric}" for metric in TESTED for what in ("difference", "p (Holm)")]
-        rows = [
-            (other.label, *(cell for metric in TESTED for cell in _tested_cells(*tested[metric][place])))
-            for place, other in enumerate(others)
-        ]
-        page.table(("method", *names), rows)
+        for own in _references(findings, name):
+            _tests(page, own, others)
+
+
+def _references(findings: Findings, name: str) -> list[Entry]:
+    """GNNMR's headline row and, where that is another one, its networks alone (the concatenation)."""
+    entries = findings.entries(plain_jobs(findings, "tables", name))
+    rows = [e for e in entries if e.method == REFERENCE and e.results]
+    return [e for e in rows if e.headline] + [e for e in rows if e.row == "concatenation" and not e.headline]
+
+
+def _tests(page: Page, own: Entry, others: Sequence[Entry]) -> None:
+    page.text(f"`{own.label}` against each method, {own.users(TESTED[0])[0].size} users.")
+    tested = {metric: comparisons(own, others, metric) for metric in TESTED}
+    names = [f"{what} {metric}" for metric in TESTED for what in ("difference", "p (Holm)")]
+    rows = [
+        (other.label, *(cell for metric in TESTED for cell in _tested_cells(*tested[metric][place])))
+        for place, other in enumerate(others)
+    ]
+    page.table((f"{own.row} minus", *names), rows)
 
 
 def comparisons(own: Entry, others: Sequence[Entry], metric: str) -> list[tuple[float, float]]:
