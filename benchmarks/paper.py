@@ -28,50 +28,23 @@ def parser() -> Parser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument(
-        "--data", type=Path, default=os.environ.get("GNNMR_DATA"), help="folder of the raw sets [GNNMR_DATA]"
+    add, parts, cores = made.add_argument, ", ".join(PARTS), os.cpu_count() or 1
+    data, report, plan = (
+        os.environ.get("GNNMR_DATA"),
+        HERE / "results" / "paper",
+        HERE / "study" / "plan.toml",
     )
-    made.add_argument(
-        "--output", type=Path, default=Path("runs/study"), help="data sets, runs and results [runs/study]"
-    )
-    made.add_argument(
-        "--report",
-        type=Path,
-        default=HERE / "results" / "paper",
-        help="folder of the report [benchmarks/results/paper]",
-    )
-    made.add_argument(
-        "--plan",
-        type=Path,
-        default=HERE / "study" / "plan.toml",
-        help="the plan [benchmarks/study/plan.toml]",
-    )
-    made.add_argument(
-        "--only", nargs="+", default=[], metavar="PART", help=f"parts to run, of {', '.join(PARTS)} [all]"
-    )
-    made.add_argument("--sets", nargs="+", default=[], metavar="SET", help="sets of the plan [all]")
-    made.add_argument("--seeds", type=int, metavar="N", help="at most so many seeds of every part")
-    made.add_argument(
-        "--budget-hours",
-        type=float,
-        metavar="H",
-        help="start no job that would end later; the most valuable come first",
-    )
-    made.add_argument(
-        "--processes",
-        type=int,
-        default=os.cpu_count() or 1,
-        metavar="P",
-        help="jobs at once, one thread each [cores]",
-    )
-    made.add_argument(
-        "--report-only", action="store_true", help="run nothing: make the report of what is there"
-    )
-    made.add_argument(
-        "--list",
-        action="store_true",
-        help="run nothing: print the jobs in their order, with a first guess of time",
-    )
+    add("--data", type=Path, default=data, metavar="DIR", help="folder of the raw sets [GNNMR_DATA]")
+    add("--output", type=Path, default=Path("runs/study"), metavar="DIR", help="all results [runs/study]")
+    add("--report", type=Path, default=report, metavar="DIR", help="the report [benchmarks/results/paper]")
+    add("--plan", type=Path, default=plan, metavar="FILE", help="the plan [benchmarks/study/plan.toml]")
+    add("--only", nargs="+", default=[], metavar="PART", help=f"parts to run, of {parts} [all]")
+    add("--sets", nargs="+", default=[], metavar="SET", help="sets of the plan [all]")
+    add("--seeds", type=int, metavar="N", help="at most so many seeds of every part")
+    add("--budget-hours", type=float, metavar="H", help="start no job that would end later")
+    add("--processes", type=int, default=cores, metavar="P", help="jobs at once, one thread each [cores]")
+    add("--report-only", action="store_true", help="run nothing: make the report of what is there")
+    add("--list", action="store_true", help="run nothing: print the jobs in their order with their times")
     return made
 
 

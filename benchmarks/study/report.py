@@ -9,7 +9,7 @@ from typing import Any
 
 from study import extras, tables
 from study.page import Page
-from study.results import Findings
+from study.results import Entry, Findings
 
 NAME = "paper"
 
@@ -91,35 +91,29 @@ def _protocol(page: Page, findings: Findings) -> None:
 def _cost(page: Page, findings: Findings) -> None:
     page.heading(2, "Cost")
     page.text(
-        "Means over the seeds of Tables 3 and 4; an epoch without its validation; other jobs ran beside "
-        "these."
+        "Means over the seeds of Tables 3 and 4; an epoch without its validation; other jobs ran beside these. "
+        "A best epoch close to the largest allowed number of epochs means that the method was still improving."
     )
     rows = []
     for name in findings.plan.sets:
         for entry in findings.entries(tables.plain_jobs(findings, "tables", name)):
-            if (
-                not entry.headline
-                or not entry.results
-                or entry.method not in {r.job.method for r in entry.results}
-            ):
-                continue
-            epochs = [result.epochs for result in entry.results]
-            count = sum(map(len, epochs))
-            each = sum(map(sum, epochs)) / max(count, 1)
-            times = [
-                sum(result.times.get(step, 0.0) for step in ("train", "evaluate")) for result in entry.results
-            ]
-            best = [result.content["provenance"]["best_epoch"] for result in entry.results]
-            rows.append(
-                (
-                    f"{name}, {entry.method}",
-                    f"{count / len(epochs):.1f}",
-                    f"{sum(best) / len(best):.1f}",
-                    f"{each:.2f}",
-                    f"{sum(times) / len(times):.0f}",
-                )
-            )
+            trained = entry.results and entry.method == entry.results[0].job.method
+            if entry.headline and trained:
+                rows.append((f"{name}, {entry.method}", *_cost_cells(entry)))
     page.table(("job", "epochs", "best epoch", "seconds an epoch", "seconds a job"), rows)
+
+
+def _cost_cells(entry: Entry) -> tuple[str, str, str, str]:
+    runs = entry.results
+    epochs = [seconds for run in runs for seconds in run.epochs]
+    times = [run.times.get(step, 0.0) for run in runs for step in ("train", "evaluate")]
+    best = [run.content["provenance"]["best_epoch"] for run in runs]
+    return (
+        f"{len(epochs) / len(runs):.1f}",
+        f"{sum(best) / len(runs):.1f}",
+        f"{sum(epochs) / max(len(epochs), 1):.2f}",
+        f"{sum(times) / len(runs):.0f}",
+    )
 
 
 def _not_run(page: Page, findings: Findings) -> None:
@@ -131,9 +125,14 @@ def _not_run(page: Page, findings: Findings) -> None:
     sessions = findings.sessions()
     failed = {name: why for session in sessions for name, why in session["failed"].items()}
     left_out = sessions[-1]["left_out"] if sessions else []
+    absent = sessions[-1]["absent"] if sessions else []
     rows: dict[str, list[str]] = {}
     for job in missing:
-        why = failed.get(job.name) or ("the budget had no room" if job.name in left_out else "not reached")
+        why = failed.get(job.name) or "not reached"
+        if job.name in left_out:
+            why = "the budget had no room"
+        elif job.set in absent:
+            why = "its raw files were not given"
         rows.setdefault(f"{job.group}: {why}", []).append(str(job.seed))
     page.table(("jobs: reason", "seeds"), [(name, ", ".join(seeds)) for name, seeds in rows.items()])
 

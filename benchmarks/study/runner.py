@@ -142,7 +142,7 @@ class Study:
         check_jobs(plan, output)
         self.plan, self.output, self.data, self.budget = plan, output, data, budget
         self.estimates = measured(plan, output)
-        ready = [job for job in plan.ranked() if self._source_is_there(job)]
+        ready = [job for job in plan.ranked() if self._source_is_there(job.set)]
         self.waiting = [job for job in ready if not is_done(output, job)]
         self.total, self.running = len(ready), dict[int, tuple[Job, float]]()
         self.left_out: list[Job] = []
@@ -150,11 +150,11 @@ class Study:
         self.started, self.lock, self.processes = time.time(), threading.Lock(), 1
         self.session = self._new_session(argv)
 
-    def _source_is_there(self, job: Job) -> bool:
-        return self.plan.sets[job.set].recipe is None or self._source(job) is not None
+    def _source_is_there(self, name: str) -> bool:
+        return self.plan.sets[name].recipe is None or self._source(name) is not None
 
-    def _source(self, job: Job) -> Path | None:
-        folder = None if self.data is None else self.data / job.set
+    def _source(self, name: str) -> Path | None:
+        folder = None if self.data is None else self.data / name
         return folder if folder is not None and folder.is_dir() else None
 
     def _new_session(self, argv: Sequence[str]) -> Path:
@@ -165,13 +165,13 @@ class Study:
             "hardware": hardware(),
             "commit": commit(),
             "started": self.started,
+            "absent": [name for name in self.plan.sets if not self._source_is_there(name)],
         }
         return folder / f"{len(list(folder.glob('*.json'))) + 1:03d}.json"
 
     def run(self, processes: int) -> None:
         """Run all that is left, ``processes`` jobs at a time; returns when there is nothing more to start."""
         self.processes = processes
-        self._note()
         with open(self.output / "lock", "w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -179,6 +179,7 @@ class Study:
                 raise InputError(
                     f"{self.output}: expected an output no study is running in, got one that has"
                 ) from None
+            self._note()
             threads = [
                 threading.Thread(target=self._serve, args=(number,), daemon=True)
                 for number in range(min(processes, max(len(self.waiting), 1)))
@@ -187,7 +188,7 @@ class Study:
                 thread.start()
             for thread in threads:
                 thread.join()
-        self._note()
+            self._note()
 
     def _serve(self, number: int) -> None:
         worker = Worker()
@@ -219,7 +220,9 @@ class Study:
 
     def _task(self, job: Job) -> dict[str, Any]:
         with self.lock:  # two jobs may want the same data set
-            dataset = ensure(self.plan.sets[job.set], job.variant, self._source(job), self.output / "sets")
+            dataset = ensure(
+                self.plan.sets[job.set], job.variant, self._source(job.set), self.output / "sets"
+            )
         home = home_of(self.output, job)
         home.mkdir(parents=True, exist_ok=True)
         content = json.dumps(description(self.plan, job)) + "\n"

@@ -98,7 +98,9 @@ def kill_in_training(home: Path) -> tuple[dict[str, int], Path]:
     try:
         end = time.monotonic() + 200
         while time.monotonic() < end:
-            cut = [file.parents[3] for file in (home / "out" / "jobs").rglob("checkpoints/*/*/manifest.json")]
+            saved = (home / "out" / "jobs").rglob("checkpoints/*/epoch-*/manifest.json")
+            cut = [file.parents[3] for file in saved]
+            cut = [run for run in cut if not (run / "evaluation-test.json").exists()]
             if results(home) and cut:
                 break
             assert process.poll() is None
