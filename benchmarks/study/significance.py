@@ -23,7 +23,7 @@ def paired_t(one: FloatArray, other: FloatArray) -> float:
 
     The tables report means over users, and this test is about means: by the central limit theorem it holds for the
     skewed, tied values of Recall and NDCG with hundreds of users. (Wilcoxon's test is about the symmetry of the
-    differences instead, and most differences here are ties at 0.) Equal arrays give 1; fewer than two users NaN.
+    differences instead.) Equal arrays give 1; fewer than two users NaN.
 
     Args:
         one: value of each user [U].

@@ -108,7 +108,7 @@ def significance(page: Page, findings: Findings) -> None:
         "seeds first; p after Holm's correction over the "
         f"methods of a set and metric; bold: below {ALPHA}. The t-test because the tables report means "
         "and the test is about means; with hundreds of users the skew of Recall and NDCG does no harm, "
-        "while Wilcoxon's test would be about the symmetry of differences of which most are ties at 0. "
+        "while Wilcoxon's test would be about the symmetry of the differences. "
         "The test says whether other users would agree, not whether other seeds would."
     )
     for name in findings.plan.sets:
