@@ -7,7 +7,7 @@ import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,11 +109,20 @@ def _torch(cluster: ClusterSettings, gpus: bool) -> Any:
 class _MeetByFile(ray.train.torch.TorchConfig().backend_cls):  # type: ignore[misc]
     """Workers of one machine meet through a file: the store that Ray has torch open listens on every address."""
 
+    place = ""
+
     def on_start(self, worker_group: Any, backend_config: Any) -> None:
-        place = os.path.join(tempfile.gettempdir(), f"gnnmr-{uuid.uuid4().hex}")
+        place = self.place = os.path.join(tempfile.gettempdir(), f"gnnmr-{uuid.uuid4().hex}")
         world, seconds = len(worker_group), backend_config.timeout_s
         call = worker_group.execute_single_async
         ray.get([call(rank, meet_by_file, place, rank, world, seconds) for rank in range(world)])
+
+    def on_shutdown(self, worker_group: Any, backend_config: Any) -> None:
+        try:
+            super().on_shutdown(worker_group, backend_config)
+        finally:
+            with suppress(FileNotFoundError):  # torch removes it where every worker ended in peace
+                os.unlink(self.place)
 
 
 class _TorchOnOneMachine(ray.train.torch.TorchConfig):  # type: ignore[misc]
