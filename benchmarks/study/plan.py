@@ -18,7 +18,7 @@ PARTS = ("tables", "mutual", "lambda", "dimension", "cold", "missing", "protocol
 SPLITS = ("random", "user-time", "global-time", "cold-items")
 """Variants that split a set's interactions anew; ``own`` is the recipe's split, ``missing-N`` drops N % of the rows."""
 
-_SET = {"recipe", "synthetic", "seconds", "published", "settings"}
+_SET = {"recipe", "synthetic", "seconds", "networks", "published", "settings"}
 _PART = {"name", "priority", "sets", "variants", "methods", "seeds", "values"}
 _CASE = {"set", "column", "funds", "least", "truth", "k"}
 
@@ -31,6 +31,7 @@ class DataSet:
     recipe: str | None
     synthetic: Mapping[str, Any]
     seconds: float
+    networks: int
     published: str | None
     settings: Mapping[str, Any]
 
@@ -104,7 +105,7 @@ class Plan:
     def guess(self, job: Job) -> float:
         """Seconds a job may take, before anything was measured."""
         settings, seconds = self.settings(job), self.sets[job.set].seconds
-        share = 1.0 if settings.model.members == ("each",) else 0.4
+        share = 1.0 if settings.model.members == ("each",) else 1 / self.sets[job.set].networks
         wide = max(settings.model.embedding_dim / 64, 0.5) ** 0.8
         return 10.0 + settings.training.epochs * seconds * share * wide
 
@@ -153,6 +154,7 @@ def _set(where: str, name: str, table: Mapping[str, Any]) -> DataSet:
         table.get("recipe"),
         table.get("synthetic", {}),
         float(table.get("seconds", 1.0)),
+        int(table.get("networks", 3)),
         table.get("published"),
         table.get("settings", {}),
     )

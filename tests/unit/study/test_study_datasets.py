@@ -15,7 +15,7 @@ from gnnmr_dist.data.dataset import Dataset, open_dataset
 from gnnmr_dist.data.feature_tables import BagTable, CategoryTable
 from gnnmr_dist.errors import InputError
 
-PLANTED = DataSet("planted", None, {"num_users": 60, "num_items": 80, "num_modalities": 5}, 1.0, None, {})
+PLANTED = DataSet("planted", None, {"num_users": 60, "num_items": 80, "num_modalities": 5}, 1.0, 3, None, {})
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_a_recipe_with_another_split(tmp_path: Path, monkeypatch: pytest.MonkeyP
     write_source(tmp_path)
     monkeypatch.setattr(datasets, "RECIPES", tmp_path)
     monkeypatch.setitem(datasets.SPLIT, "cold-items", {"method": "cold-items", "share": 0.4})  # of five items
-    found, source = DataSet("small", "recipe.toml", {}, 1.0, None, {}), tmp_path / "source"
+    found, source = DataSet("small", "recipe.toml", {}, 1.0, 3, None, {}), tmp_path / "source"
     own, cold = (
         open_dataset(datasets.ensure(found, variant, source, tmp_path / "sets"))
         for variant in ("own", "cold-items")
