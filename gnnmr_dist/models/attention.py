@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from gnnmr_dist.models.attention_kernels import attention_backward, attention_forward
-from gnnmr_dist.models.blocks import Block, compiled, edge_softmax, single, weighted_sum
+from gnnmr_dist.models.blocks import Block, arrays, compiled, edge_softmax, single, weighted_sum
 
 
 def weighted_by_softmax(
@@ -37,7 +37,7 @@ def weighted_by_softmax(
         [D, H, c].
     """
     if own is not None:
-        logits = logits + block.rescale().clamp(min=1).log()[block.destination].unsqueeze(1)
+        logits = logits + block.shift[block.destination].unsqueeze(1)
     weight, own_weight = edge_softmax(logits, block, own)
     if degree_scaling:
         degree = block.degree + (0 if own is None else 1)
@@ -85,7 +85,7 @@ class _Attention(Function):
         ctx.plain = (block.indptr.numpy(), block.source.numpy(), block.first)
         ctx.options = (loop, x.numpy().dtype.type(slope))
         attention_forward(
-            *ctx.plain, *_arrays(x, halves, shift, up, down), *ctx.options, *_arrays(out, weight, own)
+            *ctx.plain, *arrays(x, halves, shift, up, down), *ctx.options, *arrays(out, weight, own)
         )
         ctx.save_for_backward(x, halves, up, down, weight, own)
         return out
@@ -95,18 +95,14 @@ class _Attention(Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         *inputs, weight, own = ctx.saved_tensors
         found = [torch.zeros_like(t) for t in inputs[:2]]
-        rest = _arrays(weight, own, grad.contiguous(), *found)
-        attention_backward(*ctx.plain, *_arrays(*inputs), *ctx.options, *rest)
+        rest = arrays(weight, own, grad.contiguous(), *found)
+        attention_backward(*ctx.plain, *arrays(*inputs), *ctx.options, *rest)
         return *found, None, None, None, None
-
-
-def _arrays(*tensors: Tensor) -> list[Any]:
-    return [t.detach().numpy() for t in tensors]
 
 
 def _factors(block: Block, loop: bool, degree_scaling: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Shift of the logits [D]; the parts of an edge's degree factor, up [S] of destinations and down [S] of sources."""
-    shift = block.rescale().clamp(min=1).log() if loop else torch.zeros_like(block.degree[block.own])
+    shift = block.shift if loop else torch.zeros_like(block.degree[block.own])
     if not degree_scaling:
         one = torch.ones_like(block.degree)
         return shift, one, one

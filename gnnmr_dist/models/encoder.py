@@ -16,7 +16,7 @@ from torch.nn import functional
 from gnnmr_dist.models.blocks import Block
 from gnnmr_dist.models.inputs import ItemInput, ItemRows, Kind, UserInput
 from gnnmr_dist.models.layers import GATLayer, GATv2Layer, GCNLayer, Layer, LightGCNLayer, SAGELayer
-from gnnmr_dist.models.rows import place_rows, with_front
+from gnnmr_dist.models.rows import mean_of, place_rows, unit_rows, with_front
 
 ItemID = Literal["none", "missing", "all"]
 
@@ -110,12 +110,12 @@ class Encoder(nn.Module):
             return layers[-1]
         if self.combination == "concat":
             return torch.cat(list(layers), dim=1)
-        return torch.stack(list(layers)).mean(dim=0)
+        return mean_of(layers)
 
     def forward(self, batch: NodeBatch, rows: ItemRows) -> Tensor:
         """Embeddings of the seeds, [s, d]; only rows that a later layer needs are computed."""
-        users, items = self.users(batch.users), self.items(batch.items, rows)
-        h = place_rows(users, items, batch.user_places, batch.item_places)
+        items, table = self.items(batch.items, rows), self.user_input.table
+        h = place_rows(table, batch.users, items, batch.user_places, batch.item_places)
         num_seeds, found = batch.blocks[0].num_destinations, []
         for layer, block in zip(self.layers, reversed(batch.blocks), strict=True):
             h, front = with_front(h, num_seeds)
@@ -156,4 +156,4 @@ def make_layer(
 
 def score_vectors(embeddings: Tensor, score: Literal["cosine", "dot"]) -> Tensor:
     """The vectors whose dot product is the score s(u, i) of Eq. 6: themselves, or at unit length for ``cosine``."""
-    return functional.normalize(embeddings, dim=-1) if score == "cosine" else embeddings
+    return unit_rows(embeddings) if score == "cosine" else embeddings

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gnnmr_dist.models.blocks import Block, weighted_sum
+from gnnmr_dist.models.rows import fill_missing
 
 Kind = Literal["dense", "category", "bag"]
 
@@ -58,7 +59,7 @@ class ItemInput(nn.Module):
     def forward(self, rows: ItemRows) -> Tensor:
         """[n, d]."""
         known = self._known(rows)
-        return known if rows.complete else torch.where(rows.present.unsqueeze(1), known, self.missing)
+        return known if rows.complete else fill_missing(known, rows.present, self.missing)
 
     def _known(self, rows: ItemRows) -> Tensor:
         if self.kind == "dense":
