@@ -113,8 +113,8 @@ class _Mean(Function):
     @staticmethod
     def forward(ctx: Any, first: Tensor, *others: Tensor) -> Tensor:
         ctx.count = 1 + len(others)
-        total: Tensor = reduce(torch.add, others, first)
-        return total / ctx.count
+        mean: Tensor = reduce(torch.add, others, first) / ctx.count
+        return mean
 
     @staticmethod
     @once_differentiable
