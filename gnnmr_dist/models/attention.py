@@ -37,7 +37,7 @@ def weighted_by_softmax(
         [D, H, c].
     """
     if own is not None:
-        logits = logits + block.rescale().clamp(min=1).log()[block.destination].unsqueeze(1)
+        logits = logits + block.shift[block.destination].unsqueeze(1)
     weight, own_weight = edge_softmax(logits, block, own)
     if degree_scaling:
         degree = block.degree + (0 if own is None else 1)
@@ -102,7 +102,7 @@ class _Attention(Function):
 
 def _factors(block: Block, loop: bool, degree_scaling: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Shift of the logits [D]; the parts of an edge's degree factor, up [S] of destinations and down [S] of sources."""
-    shift = block.rescale().clamp(min=1).log() if loop else torch.zeros_like(block.degree[block.own])
+    shift = block.shift if loop else torch.zeros_like(block.degree[block.own])
     if not degree_scaling:
         one = torch.ones_like(block.degree)
         return shift, one, one

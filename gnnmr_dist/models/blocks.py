@@ -59,6 +59,11 @@ class Block:
         """deg v / number sampled, float [D]: with it a sum over a uniform sample estimates the whole without bias."""
         return self.degree[self.own] / self.sampled().clamp(min=1)
 
+    @cached_property
+    def shift(self) -> Tensor:
+        """Log of :meth:`rescale`, at least 0, float [D]: each sampled edge's weight beside a self-loop."""
+        return self.rescale().clamp(min=1).log()
+
     def to(self, device: torch.device) -> Block:
         """The same block on a device."""
         indptr, source, degree = (
@@ -115,8 +120,8 @@ def compiled(*tensors: Tensor) -> bool:
 
 
 def arrays(*tensors: Tensor) -> list[Any]:
-    """The tensors as compiled loops take them: their own memory, rows one after the other."""
-    return [t.detach().contiguous().numpy() for t in tensors]
+    """The tensors' own memory, for compiled loops to read and to fill."""
+    return [t.detach().numpy() for t in tensors]
 
 
 def single(t: Tensor) -> Tensor:

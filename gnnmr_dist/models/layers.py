@@ -78,10 +78,11 @@ class GATLayer(Layer):
 
         With one head that is h itself: W (sum of a h) = sum of a (W h), so W need only be applied to the D sums.
         """
-        both = torch.cat([torch.block_diag(*self.att_source), torch.block_diag(*self.att_destination)])
         if self.heads == 1:
+            both = torch.cat([self.att_source, self.att_destination])
             x, halves = with_products(single(h), both @ self.linear.weight)
         else:
+            both = torch.cat([torch.block_diag(*self.att_source), torch.block_diag(*self.att_destination)])
             x, halves = with_products(single(self.linear(h)), both)
         return x.unflatten(1, self.att_source.shape), halves
 

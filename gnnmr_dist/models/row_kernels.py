@@ -27,7 +27,7 @@ def put_rows(x: Any, rows: Any, places: Any, out: Any) -> None:
 
 @numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH)
 def unit_rows(x: Any, least: Any, out: Any, inverse: Any) -> None:
-    """Fill ``inverse`` [n] with 1 / max(length, least) of the rows of x [n, d], ``out`` [n, d] with x times that."""
+    """Fill ``inverse`` [n] with 1 / max(length, least) of rows of x [n, d], and ``out`` [n, d] with x times that."""
     one = x.dtype.type(1)
     for j in range(x.shape[0]):
         total = x.dtype.type(0)
@@ -41,7 +41,10 @@ def unit_rows(x: Any, least: Any, out: Any, inverse: Any) -> None:
 
 @numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH)
 def unit_rows_backward(unit: Any, least: Any, inverse: Any, grad: Any, out: Any) -> None:
-    """Gradient of x [n, d] from ``grad`` of ``unit`` = x / |x|: what is across the row, over |x| (short: all of it)."""
+    """Gradient of x [n, d] from ``grad`` of ``unit`` = x / |x|: what is across the row, over |x|.
+
+    Where a row is shorter than ``least``, all of ``grad`` over ``least``.
+    """
     one = unit.dtype.type(1)
     for j in range(unit.shape[0]):
         scale, along = inverse[j], unit.dtype.type(0)

@@ -10,6 +10,7 @@ Axes: n rows, d columns, k rows of the front, p products.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any
 
 import torch
@@ -38,10 +39,7 @@ def place_rows(
 
 
 def fill_missing(known: Tensor, present: Tensor, missing: Tensor) -> Tensor:
-    """``known`` [n, d], with the vector ``missing`` [d] in the rows that are not ``present`` (bool [n]).
-
-    The rows are filled where they lie: whoever made ``known`` must not need them for its own gradient.
-    """
+    """``known`` [n, d], with the vector ``missing`` [d] in the rows that are not ``present`` (bool [n])."""
     if not compiled(known, missing):
         return torch.where(present.unsqueeze(1), known, missing)
     out: Tensor = _FillMissing.apply(known, (~present).nonzero().squeeze(1), missing)  # type: ignore[no-untyped-call]
@@ -101,9 +99,7 @@ class _FillMissing(Function):
     @staticmethod
     def forward(ctx: Any, known: Tensor, absent: Tensor, missing: Tensor) -> Tensor:
         ctx.save_for_backward(absent)
-        ctx.mark_dirty(known)
-        known[absent] = missing
-        return known
+        return known.index_copy(0, absent, missing.expand(absent.numel(), -1))
 
     @staticmethod
     @once_differentiable
@@ -117,16 +113,14 @@ class _Mean(Function):
     @staticmethod
     def forward(ctx: Any, first: Tensor, *others: Tensor) -> Tensor:
         ctx.count = 1 + len(others)
-        total = first.clone()
-        for other in others:
-            total = total + other if other.dtype != total.dtype else total.add_(other)
-        return total.div_(ctx.count)
+        mean: Tensor = reduce(torch.add, others, first) / ctx.count
+        return mean
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
-        count: int = ctx.count
-        return (grad / count,) * count
+        each: Tensor = grad / ctx.count
+        return (each, *[each] * (ctx.count - 1))
 
 
 class _UnitRows(Function):
@@ -155,7 +149,7 @@ class _WithFront(Function):
     def forward(ctx: Any, x: Tensor, k: int) -> tuple[Tensor, Tensor]:
         ctx.k = k
         ctx.set_materialize_grads(False)
-        return x.view_as(x), x[:k].clone()
+        return x.view_as(x), x[:k]
 
     @staticmethod
     @once_differentiable

@@ -58,7 +58,7 @@ class _Products(Function):
     @once_differentiable
     def backward(ctx: Any, grad_pairs: Tensor, grad_shared: Tensor) -> tuple[Tensor | None, ...]:
         h, u, items, users, row_user, own, candidates = ctx.saved_tensors
-        found, grad_u, grad_items = torch.zeros_like(h), grad_shared @ items, grad_shared.T @ u
+        found, grad_u, grad_items = h.new_zeros(h.shape), grad_shared @ items, grad_shared.T @ u
         if compiled(h, grad_pairs):
             row_kernels.pair_products_backward(
                 *arrays(u, row_user, h, own, grad_pairs.contiguous(), grad_u, found)

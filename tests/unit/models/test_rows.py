@@ -5,91 +5,60 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gnnmr_dist.models import rows, scores
-from gnnmr_dist.models.rows import (
-    LEAST_LENGTH,
-    fill_missing,
-    mean_of,
-    place_rows,
-    unit_rows,
-    with_front,
-    with_products,
-)
-from gnnmr_dist.models.scores import step_products
+from gnnmr_dist.models import rows
+from gnnmr_dist.models.rows import fill_missing, mean_of, place_rows, unit_rows, with_front, with_products
 
 
 @pytest.fixture(params=["compiled", "torch"], autouse=True)
-def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Everything here holds for the compiled loops and for the torch form that other devices take."""
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test once with the compiled loops and once with torch's operations."""
     if request.param == "torch":
-        for module in (rows, scores):
-            monkeypatch.setattr(module, "compiled", lambda *_: False)
-    return str(request.param)
-
-
-def doubles(*shape: int) -> torch.Tensor:
-    return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
+        monkeypatch.setattr(rows, "compiled", lambda *_: False)
 
 
 def test_placed_rows_are_those_of_both() -> None:
-    table, others, numbers = doubles(7, 3), doubles(4, 3), torch.tensor([5, 2])
-    places = torch.randperm(6)
+    table, others = (torch.randn(n, 3, dtype=torch.float64, requires_grad=True) for n in (5, 4))
+    places, chosen = torch.randperm(6), torch.tensor([4, 1])
     weight = torch.randn(6, 3, dtype=torch.float64)
-    out = place_rows(table, numbers, others, places[:2], places[2:])
-    assert torch.equal(out[places], torch.cat([table[numbers], others]))
+    out = place_rows(table, chosen, others, places[:2], places[2:])
+    assert torch.equal(out[places], torch.cat([table[chosen], others]))
     of_table, of_others = torch.autograd.grad((out * weight).sum(), (table, others))
-    assert torch.equal(of_others, weight[places[2:]])
     assert of_table.is_sparse
-    assert torch.equal(of_table._indices()[0], numbers)
-    assert torch.equal(of_table._values(), weight[places[:2]])
+    assert torch.equal(of_table._indices()[0], chosen)
+    assert torch.equal(of_table.to_dense()[chosen], weight[places[:2]])
+    assert torch.equal(of_others, weight[places[2:]])
 
 
-def test_missing_rows_are_filled_and_send_no_gradient_back() -> None:
-    known, missing = doubles(4, 3), doubles(3)
-    present, weight = torch.tensor([True, False, True, False]), torch.randn(4, 3, dtype=torch.float64)
-    out = fill_missing(known * 1, present, missing)
-    assert torch.equal(out, torch.where(present[:, None], known, missing))
-    of_known, of_missing = torch.autograd.grad((out * weight).sum(), (known, missing))
-    assert torch.equal(of_known, weight * present[:, None])
-    torch.testing.assert_close(of_missing, weight[1] + weight[3])
+@pytest.mark.parametrize("present", [[True, False, True], [True, True, True], [False, False, False]])
+def test_missing_rows_are_filled(present: list[bool]) -> None:
+    known, missing = (torch.randn(*s, dtype=torch.float64, requires_grad=True) for s in ((3, 2), (2,)))
+    there = torch.tensor(present)
+    out = fill_missing(known, there, missing)
+    assert torch.equal(out, torch.where(there.unsqueeze(1), known, missing))
+    assert torch.autograd.gradcheck(lambda k, m: fill_missing(k, there, m), (known, missing))
 
 
-def test_a_mean() -> None:
-    layers = [doubles(3, 2) for _ in range(3)]
-    out = mean_of(layers)
-    torch.testing.assert_close(out, torch.stack(layers).mean(dim=0))
-    assert torch.autograd.gradcheck(lambda *some: mean_of(some), layers)
+def test_a_mean_and_its_gradients() -> None:
+    layers = [torch.randn(4, 2, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    torch.testing.assert_close(mean_of(layers), torch.stack(layers).mean(dim=0))
+    assert torch.autograd.gradcheck(lambda *given: mean_of(given), layers)
+    assert torch.equal(mean_of(layers[:1]), layers[0])
 
 
-def test_unit_rows_and_their_gradient() -> None:
-    x = doubles(5, 3)
-    torch.testing.assert_close(unit_rows(x), torch.nn.functional.normalize(x, dim=1))
+def test_rows_at_unit_length() -> None:
+    assert unit_rows(torch.tensor([[3.0, 4.0], [0.0, 0.0]])).tolist() == [
+        pytest.approx([0.6, 0.8]),
+        [0.0, 0.0],
+    ]
+    x = torch.randn(2, 5, 3, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(unit_rows(x), torch.nn.functional.normalize(x, dim=-1))
     assert torch.autograd.gradcheck(unit_rows, x)
-    whole = doubles(2, 4, 3)
-    torch.testing.assert_close(unit_rows(whole).norm(dim=2), torch.ones(2, 4, dtype=torch.float64))
 
 
-def test_rows_too_short_to_have_a_direction() -> None:
-    x = torch.zeros(2, 3, requires_grad=True)
-    out = unit_rows(x)
-    assert out.eq(0).all()
-    out.sum().backward()
-    assert x.grad is not None
-    torch.testing.assert_close(x.grad, torch.full((2, 3), 1 / LEAST_LENGTH))
-
-
-def test_products_of_a_step_and_their_gradient() -> None:
-    h = doubles(6, 3)
-    users, row_user = torch.tensor([0, 1]), torch.tensor([1, 0, 1])
-    own, candidates = torch.tensor([[2, 3], [4, 2], [5, 4]]), torch.tensor([5, 2])
-
-    def products(h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return step_products(h, users, row_user, own, candidates, 0.5)
-
-    pairs, shared = products(h)
-    torch.testing.assert_close(pairs, (h[users][row_user][:, None] * h[own]).sum(dim=2) / 0.5)
-    torch.testing.assert_close(shared, h[users] @ h[candidates].T / 0.5)
-    assert torch.autograd.gradcheck(products, h)
+def test_a_row_too_short_to_have_a_direction_has_a_finite_gradient() -> None:
+    x = torch.tensor([[0.0, 0.0], [1e-14, 0.0]], dtype=torch.float64, requires_grad=True)
+    (found,) = torch.autograd.grad(unit_rows(x).sum(), x)
+    torch.testing.assert_close(found, torch.full_like(x, 1e12))
 
 
 def test_products_and_their_gradients() -> None:
