@@ -142,6 +142,9 @@ def _free_port() -> int:
 def _start_command(state: State, files: Path, head: bool, cpus: int) -> list[str]:
     command = [sys.executable, "-m", "cluster.loopback_node", "--block", "--disable-usage-stats"]
     command += [f"--node-ip-address={HOST}", f"--num-cpus={cpus}", f"--temp-dir={files}"]
+    command += [
+        f"--dashboard-agent-listen-port={_free_port()}"
+    ]  # Ray's own choice is one for the whole machine
     if not head:
         return [*command, f"--address={HOST}:{state.port}"]
     dashboard = [f"--dashboard-host={HOST}", f"--dashboard-port={state.dashboard_port}"]
