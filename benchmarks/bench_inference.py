@@ -28,7 +28,7 @@ from gnnmr_dist.inference import embed_all
 from gnnmr_dist.memory import memory_now
 from gnnmr_dist.models.attention import additive_attention
 from gnnmr_dist.models.encoder import Encoder
-from gnnmr_dist.networks import build_encoder
+from gnnmr_dist.networks import build_network
 
 FEATURES = 384
 
@@ -70,7 +70,7 @@ def encoder_of(dataset: Dataset) -> Encoder:
     info, settings = dataset.modalities[0], Settings()
     shape = (dataset.num_users, dataset.num_items)
     layers = len(settings.sampling.num_neighbors)
-    return build_encoder(*shape, [(info.kind, info.dim)], settings.model, layers, key=0)
+    return build_network(*shape, [(info.kind, info.dim)], settings.model, layers, key=0)
 
 
 def whole(encoder: Encoder, dataset: Dataset) -> float:

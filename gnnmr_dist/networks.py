@@ -59,22 +59,6 @@ def build_network(
         return NETWORKS.get(settings.method, make_encoder)(plan)
 
 
-def build_encoder(
-    num_users: int,
-    num_items: int,
-    inputs: Sequence[tuple[Kind, int]],
-    settings: ModelSettings,
-    num_layers: int,
-    key: int,
-    make: Maker = torch.zeros,
-) -> Encoder:
-    """As :func:`build_network`, of GNNMR's own kind whatever the method."""
-    plan = Plan(num_users, num_items, inputs, settings, num_layers, make)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(key % 2**63)
-        return make_encoder(plan)
-
-
 def make_encoder(plan: Plan, of: type[Encoder] = Encoder) -> Encoder:
     """An encoder by the settings, of class ``of``, from the global RNG."""
     layers, settings = make_layers(plan), plan.settings

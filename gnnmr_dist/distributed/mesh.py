@@ -35,6 +35,8 @@ def modality_groups(num_workers: int, num_modalities: int) -> int:
 class Mesh:
     """A worker's place among all, and the collectives of training.
 
+    ``num_modalities`` is M, the number of networks (members): GNNMR has one for each modality.
+
     With one worker every collective is the identity and no process group exists. ``received`` counts the bytes that
     collectives over the two axes brought to this worker, by what they carry (of sums, a ring's share).
     """

@@ -22,7 +22,7 @@ from helpers import (
 from gnnmr_dist.data.graph import build_graph
 from gnnmr_dist.inference import embed_all, embed_unlinked_items, mean_user_fallback
 from gnnmr_dist.models.encoder import Encoder
-from gnnmr_dist.networks import build_encoder
+from gnnmr_dist.networks import build_network
 
 GRAPH = random_graph(6, num_users=9, num_items=7, num_edges=40)
 assert (GRAPH.degree() > 0).all(), "no fallback in the comparisons below"
@@ -40,7 +40,7 @@ def encoder(
     settings = make_settings(
         model={"heads": 2, "activation": "leaky_relu", "identity_init": False, **model}
     ).model
-    return build_encoder(num_users, num_items, [(kind, TABLES[kind][1])], settings, layers, key=1)
+    return build_network(num_users, num_items, [(kind, TABLES[kind][1])], settings, layers, key=1)
 
 
 @pytest.mark.parametrize("combination", COMBINATIONS)

@@ -10,7 +10,7 @@ from helpers import COMBINATIONS, ENCODERS, all_rows, dense_table, make_settings
 from gnnmr_dist.data.sampling import NeighborSampling
 from gnnmr_dist.data.steps import gather_rows, node_batch
 from gnnmr_dist.models.encoder import Encoder, make_layer, score_vectors
-from gnnmr_dist.networks import build_encoder
+from gnnmr_dist.networks import build_network
 
 GRAPH = random_graph(5, num_users=8, num_items=6, num_edges=22)
 TABLE = dense_table(6, 5, missing=(2,))
@@ -18,7 +18,9 @@ TABLE = dense_table(6, 5, missing=(2,))
 
 def encoder(num_layers: int = 2, **model: object) -> Encoder:
     settings = make_settings(model={"embedding_dim": 8, "heads": 2, "activation": "elu", **model}).model
-    return build_encoder(GRAPH.num_users, GRAPH.num_items, [("dense", 5)], settings, num_layers, key=3)
+    made = build_network(GRAPH.num_users, GRAPH.num_items, [("dense", 5)], settings, num_layers, key=3)
+    assert isinstance(made, Encoder)
+    return made
 
 
 @pytest.mark.parametrize("combination", COMBINATIONS)
