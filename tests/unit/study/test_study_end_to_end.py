@@ -32,7 +32,7 @@ seconds = 0.1
 [[part]]
 name = "tables"
 sets = ["planted"]
-methods = ["gnnmr", "bpr-mf"]
+methods = ["gnnmr", "bpr-mf", "popularity", "ease"]
 seeds = 2
 
 [[part]]
@@ -63,7 +63,7 @@ least = 3
 truth = 2
 k = 10
 """
-JOBS = 9
+JOBS = 11
 
 
 def command(home: Path, *words: str) -> list[str]:
@@ -203,7 +203,8 @@ def test_a_budget_leaves_the_least_valuable_out_and_says_so(tmp_path: Path) -> N
 
 def test_a_failed_job_is_told_and_the_others_go_on(tmp_path: Path) -> None:
     plan = PLAN.replace(
-        'methods = ["gnnmr", "bpr-mf"]\nseeds = 2', 'methods = ["gnnmr", "bpr-mf"]\nseeds = 1'
+        'methods = ["gnnmr", "bpr-mf", "popularity", "ease"]\nseeds = 2',
+        'methods = ["gnnmr", "bpr-mf"]\nseeds = 1',
     )
     (tmp_path / "plan.toml").write_text(
         plan.replace("[sets.planted]", 'members = ["text", "no-such"]\n\n[sets.planted]', 1)
