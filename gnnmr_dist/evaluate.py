@@ -168,7 +168,7 @@ def _origin_lines(origin: Mapping[str, Any]) -> list[str]:
             else ""
         ),
         f"- Means over {origin['users_evaluated']} users with at least one {origin['split']} item; {cold} of them have "
-        "no train interactions: networks give them the mean user's embedding; popularity, item-knn, ease popularity.",
+        "no train interactions: networks give them the mean user's embedding, methods in closed form popularity.",
         f"- Model: epoch {origin['best_epoch']}, selected by {origin['selected_by']}; seed {origin['seed']}; "
         f"settings: {origin['settings']}.",
         *(f"- {name}: {choice}." for name, choice in origin["choices"].items()),
