@@ -15,9 +15,16 @@ import torch
 from torch import Tensor
 
 from gnnmr_dist.data.graph import Graph
-from gnnmr_dist.ranking import Float32Array, Int64Array, Scorer, popularity_offset, train_counts
+from gnnmr_dist.ranking import (
+    Float32Array,
+    Float64Array,
+    Int64Array,
+    Scorer,
+    popularity_offset,
+    train_counts,
+)
 
-EASE_GRID = (10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
+EASE_GRID = (10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0)
 """Regularisation strengths tried on validation."""
 
 NEIGHBOURS = (10.0, 20.0, 50.0, 100.0, 200.0, -1.0)
@@ -116,7 +123,12 @@ def fit_item_knn(
 
 
 def fit_ease(
-    graph: Graph, l2: float, *, memory_limit: int = MEMORY_LIMIT
+    graph: Graph,
+    l2: float,
+    *,
+    user_power: float = 0.0,
+    item_power: float = 0.0,
+    memory_limit: int = MEMORY_LIMIT,
 ) -> ItemWeightScorer | UserWeightScorer | BaselineSkipped:
     """EASE (Steck 2019, "Embarrassingly Shallow Autoencoders for Sparse Data"): scores = X_u B.
 
@@ -127,17 +139,25 @@ def fit_ease(
     time), K in float64 because d is a difference. :class:`BaselineSkipped` where the smaller of U and I needs
     more than ``memory_limit`` bytes: 24 per entry of the squared side (Gram matrix, factor, inverse).
 
+    Powers other than 0 normalise by degrees first, as GF-CF (Shen et al. 2021) does before its filter: with
+    Y = D_u^(-user_power / 2) X D_i^-item_power, B = D_i^-item_power S D_i^item_power, where S is EASE's solution for Y
+    and l2 is scaled by ||Y||_F^2 / ||X||_F^2. So a user with many interactions counts less for each, and an item's
+    popularity is partly left to the offset.
+
     Raises:
         ValueError: l2 is not positive.
     """
     if l2 <= 0:
         raise ValueError(f"l2 must be positive, got {l2}")
-    if skipped := _ease_too_large(graph, memory_limit):
+    if skipped := ease_too_large(graph, memory_limit):
         return skipped
-    train = _train_matrix(graph)
+    train, (users, items) = _train_matrix(graph), _degree_scales(graph, user_power, item_power)
+    scaled = (sp.diags_array(1 / users) @ train @ sp.diags_array(1 / items)).tocsr()
+    if train.nnz:
+        l2 *= float((scaled.data**2).sum()) / train.nnz
     if graph.num_items <= graph.num_users:
-        return _ease_by_items(train, l2, popularity_offset(graph))
-    return _ease_by_users(train, l2, popularity_offset(graph))
+        return _ease_by_items(train, scaled, items, l2, popularity_offset(graph))
+    return _ease_by_users(train, scaled, users, l2, popularity_offset(graph))
 
 
 TooLarge = Callable[[Graph, int], BaselineSkipped | None]
@@ -185,7 +205,8 @@ def _item_knn_too_large(graph: Graph, limit: int) -> BaselineSkipped | None:
     return _limited("item-kNN", f"{size} x {size} similarities", 4 * size**2, limit)
 
 
-def _ease_too_large(graph: Graph, limit: int) -> BaselineSkipped | None:
+def ease_too_large(graph: Graph, limit: int = MEMORY_LIMIT) -> BaselineSkipped | None:
+    """Why :func:`fit_ease` would be skipped on this graph; None where it has room."""
     side = min(graph.num_users, graph.num_items)
     return _limited("EASE", f"a {side} x {side} Gram matrix", 24 * side**2, limit)
 
@@ -193,7 +214,7 @@ def _ease_too_large(graph: Graph, limit: int) -> BaselineSkipped | None:
 CLOSED_FORM = {
     "popularity": ClosedForm("", (0.0,), _fit_popularity, _never_too_large),
     "item-knn": ClosedForm("neighbours", NEIGHBOURS, _fit_item_knn, _item_knn_too_large),
-    "ease": ClosedForm("l2", EASE_GRID, fit_ease, _ease_too_large),
+    "ease": ClosedForm("l2", EASE_GRID, fit_ease, ease_too_large),
 }
 """The methods in closed form, in the order of the tables."""
 
@@ -221,20 +242,35 @@ def _regularised_inverse(gram: sp.csr_matrix, l2: float, dtype: torch.dtype) -> 
     return torch.cholesky_inverse(torch.linalg.cholesky(dense).to(dtype))
 
 
-def _ease_by_items(train: sp.csr_matrix, l2: float, offset: Tensor) -> ItemWeightScorer:
-    weights = _regularised_inverse(train.T @ train, l2, torch.float32)
+def _degree_scales(graph: Graph, user_power: float, item_power: float) -> tuple[Float64Array, Float64Array]:
+    """D_u^(user_power / 2) [U] and D_i^item_power [I]; degree 0 counts as 1."""
+    degrees = np.maximum(graph.degree(), 1).astype(np.float64)
+    return degrees[: graph.num_users] ** (user_power / 2), degrees[graph.num_users :] ** item_power
+
+
+def _ease_by_items(
+    train: sp.csr_matrix, scaled: sp.csr_matrix, scale: Float64Array, l2: float, offset: Tensor
+) -> ItemWeightScorer:
+    """``scaled`` is Y, ``scale`` D_i^item_power [I]."""
+    weights = _regularised_inverse(scaled.T @ scaled, l2, torch.float32)
     weights /= -weights.diagonal().clone()
     weights.diagonal().zero_()
+    factor = torch.from_numpy(scale.astype(np.float32))
+    weights.mul_(factor).div_(factor[:, None])
     return ItemWeightScorer(train.astype(np.float32), weights.numpy(), offset)
 
 
-def _ease_by_users(train: sp.csr_matrix, l2: float, offset: Tensor) -> UserWeightScorer:
-    kernel = _regularised_inverse(train @ train.T, l2, torch.float64).numpy()
-    columns = train.tocsc()
+def _ease_by_users(
+    train: sp.csr_matrix, scaled: sp.csr_matrix, scale: Float64Array, l2: float, offset: Tensor
+) -> UserWeightScorer:
+    """``scaled`` is Y, ``scale`` W = D_u^(user_power / 2) [U]: X_u - (W_u K_u W^-1 X) / d, as items' scales cancel."""
+    kernel = _regularised_inverse(scaled @ scaled.T, l2, torch.float64).numpy()
+    columns = scaled.tocsc()
     diagonal = np.empty(train.shape[1])
     for start in range(0, diagonal.size, COLUMNS_PER_BLOCK):
         block = columns[:, start : start + COLUMNS_PER_BLOCK].toarray()
         diagonal[start : start + COLUMNS_PER_BLOCK] = 1.0 - (block * (kernel @ block)).sum(axis=0)
+    kernel *= scale[:, None] / scale
     single = (kernel.astype(np.float32), (diagonal / l2).astype(np.float32))
     return UserWeightScorer(train.astype(np.float32), *single, offset)
 

@@ -1,4 +1,4 @@
-"""Methods in closed form in the harness of all others, and what else is chosen by the value on validation.
+"""Methods in closed form in the harness of all others.
 
 A value tried is what an epoch is elsewhere: a record, a validation, a checkpoint; the best one is the model, and the
 scorer is fitted again from it and the train graph whenever a run is opened. Every worker fits (a pure function of the
@@ -17,10 +17,9 @@ from gnnmr_dist.data.graph import Graph
 from gnnmr_dist.distributed.mesh import one_process
 from gnnmr_dist.evaluation import Relevant, RowResult, evaluate, relevant_items
 from gnnmr_dist.fitting import Hooks, Record, Session, end_epoch, fit, judge
-from gnnmr_dist.fusion import WEIGHTS, FusedScorer, Fusion
 from gnnmr_dist.loaded import LoadedRun, Protocol, evaluated
 from gnnmr_dist.models.chosen_value import ChosenValue
-from gnnmr_dist.ranking import EmbeddingScorer, Scorer
+from gnnmr_dist.ranking import Scorer
 
 
 def train_session(session: Session, hooks: Hooks) -> None:
@@ -95,41 +94,6 @@ def choose(
     if best is None:
         raise ValueError("the values to try are empty")
     return best[1], best[2]
-
-
-def choose_fusion(
-    networks: EmbeddingScorer,
-    num_members: int,
-    graph: Graph,
-    valid: Relevant,
-    *,
-    metric: str = "Recall@20",
-    weights: Sequence[float] = WEIGHTS,
-) -> Fusion | BaselineSkipped:
-    """EASE's l2 by its own value on validation, then the weight by that of the sum; of equals the smaller weight.
-
-    Args:
-        networks: the concatenation of M members.
-        num_members: M.
-        graph: the train graph (train items are masked).
-        valid: users and items of validation.
-        metric: name and cut-off, as in :func:`gnnmr_dist.metrics.rank_metrics`.
-        weights: to try, ascending.
-    """
-    linear = choose("ease", graph, valid, metric=metric)
-    if isinstance(linear, BaselineSkipped):
-        return linear
-    values = [
-        value_on(valid, FusedScorer(networks, linear[0], num_members * weight), graph, metric)
-        for weight in weights
-    ]
-    return Fusion(linear[1], weights[values.index(max(values))])
-
-
-def choose_linear_peer(run: LoadedRun) -> Fusion | BaselineSkipped:
-    """The fusion of a run's best model with EASE, chosen on validation; this process must host all members."""
-    networks, metric = run.embeddings("concatenation"), run.settings.evaluation.select_metric
-    return choose_fusion(networks, len(run.members), run.dataset.graph, _valid(run.dataset), metric=metric)
 
 
 def _valid(dataset: Dataset) -> Relevant:

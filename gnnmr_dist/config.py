@@ -51,10 +51,11 @@ class ModelSettings(_Section):
         description="GNNMR or a baseline: settings to start from, below every other source (docs/methods.md)",
     )
     members: tuple[str, ...] = Field(
-        ("each",),
+        ("auto",),
         min_length=1,
-        description="what the networks read: each (a modality each), dense (a dense one each), fields (all categories "
-        "and bags together), all (one reads everything), id (no features), or names joined by +",
+        description="what the networks read: auto (each, but more than 4 categories and bags in one), each (a modality "
+        "each), dense (a dense one each), fields (all categories and bags together), all (one reads everything), "
+        "id (no features), or names joined by +",
     )
     as_published: bool = Field(
         False,

@@ -22,7 +22,7 @@ from gnnmr_dist.cli import Parser, guarded
 from gnnmr_dist.closed_form import choices_of, evaluate_baselines
 from gnnmr_dist.errors import InputError, bad_input
 from gnnmr_dist.evaluation import RowResult
-from gnnmr_dist.fusion import FUSED
+from gnnmr_dist.fusion import FUSED, LINEAR
 from gnnmr_dist.loaded import (
     EvaluationJob,
     LoadedRun,
@@ -101,7 +101,9 @@ def evaluate_run(
 def _model_rows(run: LoadedRun, protocol: Protocol, num_workers: int) -> Iterator[tuple[str, RowResult]]:
     if num_workers < 0:
         raise InputError(f"num_workers: expected 0 or more, got {num_workers}")
-    here = [row for row in run.rows if row == FUSED]  # its linear peer is fitted once, in this process
+    here = [
+        row for row in run.rows if row in (LINEAR, FUSED)
+    ]  # the linear peer is fitted once, in this process
     if num_workers == 0:
         yield from evaluate_model(run, protocol, run.rows)
         return

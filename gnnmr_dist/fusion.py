@@ -1,8 +1,8 @@
-"""Late fusion with a linear peer: the networks' ensemble and EASE, weighted on validation.
+"""Late fusion with a linear peer: the networks' ensemble and a linear item-item model, weighted on validation.
 
-EASE (a linear item-item model, :func:`gnnmr_dist.baselines.fit_ease`) holds what no embedding of d numbers can: which
-items go with which, one by one. Networks see features and paths. Their errors differ, so the sum is better than both.
-Axes: U users, I items, n users asked for, M members.
+The linear peer is EASE normalised by degrees (:func:`gnnmr_dist.baselines.fit_ease`). It holds what no embedding of d
+numbers can: which items go with which, one by one. Networks see features and paths. Their errors differ, so the sum is
+better than both. Axes: U users, I items, n users asked for, M members.
 """
 
 from __future__ import annotations
@@ -12,21 +12,42 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional
 
+from gnnmr_dist.baselines import BaselineSkipped, fit_ease
+from gnnmr_dist.data.graph import Graph
 from gnnmr_dist.ranking import EmbeddingScorer, Int64Array, Scorer
 
 FUSED = "fused"
 """Row of the results: the sum of the networks and the linear peer."""
+
+LINEAR = "linear-peer"
+"""Row of the results: the linear peer alone."""
 
 WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0, 12.0)
 """Weights of the linear peer against one network, tried on validation."""
 
 
 @dataclass(frozen=True)
-class Fusion:
-    """What validation chose: EASE's ``l2``, and the ``weight`` of its scores against the mean score of the networks."""
+class LinearPeer:
+    """The arguments of :func:`gnnmr_dist.baselines.fit_ease` that validation chose."""
 
     l2: float
+    user_power: float = 0.0
+    item_power: float = 0.0
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """What validation chose: the linear peer, and its scores' ``weight`` against the mean score of the networks."""
+
+    linear: LinearPeer
     weight: float
+
+
+def fit_linear_peer(graph: Graph, peer: LinearPeer) -> Scorer:
+    """The scorer of a linear peer, fitted on train; only where :func:`choose_linear_peer` found room for its matrix."""
+    scorer = fit_ease(graph, peer.l2, user_power=peer.user_power, item_power=peer.item_power)
+    assert not isinstance(scorer, BaselineSkipped)
+    return scorer
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gnnmr_dist import storage
-from gnnmr_dist.baselines import CLOSED_FORM, BaselineSkipped, ClosedForm, fit_ease
+from gnnmr_dist.baselines import CLOSED_FORM, BaselineSkipped, ClosedForm
 from gnnmr_dist.checkpoint import MANIFEST, Checkpoint
 from gnnmr_dist.config import Settings, build
 from gnnmr_dist.data.dataset import Dataset, Verify, open_dataset
@@ -31,7 +31,7 @@ from gnnmr_dist.evaluation import (
     presence_table,
     relevant_items,
 )
-from gnnmr_dist.fusion import FUSED, FusedScorer, Fusion
+from gnnmr_dist.fusion import FUSED, LINEAR, FusedScorer, Fusion, fit_linear_peer
 from gnnmr_dist.inference import embed_unlinked_items
 from gnnmr_dist.mapped import reader_maker
 from gnnmr_dist.members import Member, members_of
@@ -64,9 +64,12 @@ class LoadedRun:
 
     @property
     def rows(self) -> list[str]:
-        """What differs among all it can rank by: its members, (of more than one) the ensembles, the fusion."""
-        several = ENSEMBLES if len(self.members) > 1 else ()
-        return [*self.names, *several, *(() if self.fusion is None else (FUSED,))]
+        """What differs among all it can rank by: members, (of more than one) ensembles, linear peer, fusion."""
+        return [*self.names, *(ENSEMBLES if len(self.members) > 1 else ()), *self._linear_rows]
+
+    @property
+    def _linear_rows(self) -> tuple[str, ...]:
+        return () if self.fusion is None else (LINEAR, FUSED)
 
     @property
     def best_row(self) -> str:
@@ -107,9 +110,7 @@ class LoadedRun:
     def linear(self) -> Scorer:
         """The linear peer of a run that has one, fitted anew: a function of the train data."""
         assert self.fusion is not None
-        found = fit_ease(self.dataset.graph, self.fusion.l2)
-        assert not isinstance(found, BaselineSkipped)  # it fitted when the run was finished
-        return found
+        return fit_linear_peer(self.dataset.graph, self.fusion.linear)
 
     @cached_property
     def encoders(self) -> list[tuple[Member, Network]]:
@@ -155,7 +156,7 @@ class LoadedRun:
     def require_row(self, row: str) -> None:
         """Raise InputError unless the run can rank by ``row``."""
         ensembles = () if self.closed_form else ENSEMBLES
-        rows = (*self.names, *ensembles, *(() if self.fusion is None else (FUSED,)))
+        rows = (*self.names, *ensembles, *self._linear_rows)
         if row not in rows:
             raise InputError(f"row: expected one of {', '.join(rows)}, got {row!r}")
 
@@ -164,6 +165,8 @@ class LoadedRun:
         self.require_row(row)
         if self.closed_form is not None:
             return self.fitted
+        if row == LINEAR:
+            return self.linear
         return self._fused(self.embeddings("concatenation")) if row == FUSED else self.embeddings(row)
 
     def embeddings(self, row: str) -> EmbeddingScorer:
@@ -193,7 +196,7 @@ class LoadedRun:
         interactions. This worker must host all members.
 
         Raises:
-            InputError: an unknown row, or a run of a method in closed form, which knows nothing of such items.
+            InputError: an unknown row, or the linear peer or a method in closed form, which know nothing of such items.
 
         Args:
             row: what to score with.

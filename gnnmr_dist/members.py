@@ -15,7 +15,10 @@ from gnnmr_dist.data.dataset import Dataset, ModalityInfo
 from gnnmr_dist.errors import InputError, bad_input
 from gnnmr_dist.models.inputs import Kind
 
-KEYWORDS = ("each", "dense", "fields", "all", "id")
+KEYWORDS = ("auto", "each", "dense", "fields", "all", "id")
+
+FIELDS_APART = 4
+"""``auto``: up to so many categories and bags are a member each, more of them share one (docs/decisions.md)."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,12 @@ def refuse_names(dataset: Dataset, taken: Sequence[str]) -> None:
 
 
 def _entry(entry: str, modalities: Sequence[ModalityInfo]) -> Iterator[Member]:
-    if entry == "id":
+    if entry == "auto":
+        several = sum(info.kind != "dense" for info in modalities) > FIELDS_APART
+        dense = any(info.kind == "dense" for info in modalities)
+        for part in (("dense", "fields") if dense else ("fields",)) if several else ("each",):
+            yield from _entry(part, modalities)
+    elif entry == "id":
         yield Member("id", ())
     elif entry in ("each", "dense"):
         wanted = [info for info in modalities if entry == "each" or info.kind == "dense"]

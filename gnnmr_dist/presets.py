@@ -18,6 +18,7 @@ PRESETS: dict[str, Nested] = {
     # The strict reading of the paper (docs/paper-map.md): bipartite messages only, last layer, dot products, BPR.
     "paper": {
         "model": {
+            "members": ("each",),
             "embedding_dim": 128,
             "layer_combination": "last",
             "self_loops": False,

@@ -22,6 +22,7 @@ from gnnmr_dist.top_k import TopK
 
 Int64Array = npt.NDArray[np.int64]
 Float32Array = npt.NDArray[np.float32]
+Float64Array = npt.NDArray[np.float64]
 
 PADDING = -1
 """Item number of positions left over where a user has fewer than k rankable items."""

@@ -28,7 +28,7 @@ from gnnmr_dist.checkpoint import (
 from gnnmr_dist.config import Settings, to_toml
 from gnnmr_dist.errors import InputError, bad_input
 from gnnmr_dist.fitting import Record, Session, run_info
-from gnnmr_dist.fusion import Fusion
+from gnnmr_dist.fusion import Fusion, LinearPeer
 from gnnmr_dist.reporting import MetricsLog
 from gnnmr_dist.training import state_tensors
 
@@ -107,7 +107,7 @@ class RunDirectory:
 
     def publish_fusion(self, fusion: Fusion) -> None:
         """Write what validation chose for the linear peer beside the model."""
-        content = json.dumps(asdict(fusion)) + "\n"
+        content = json.dumps({**asdict(fusion.linear), "weight": fusion.weight}) + "\n"
         storage.write_bytes_atomic(self.place(MODEL, FUSION), content.encode())
 
     def fusion(self) -> Fusion | None:
@@ -121,12 +121,12 @@ class RunDirectory:
             return None
         try:
             content = json.loads(storage.read_bytes(place))
-            found = Fusion(float(content["l2"]), float(content["weight"]))
+            l2, weight, *powers = (float(content[k]) for k in ("l2", "weight", "user_power", "item_power"))
         except (KeyError, TypeError, ValueError) as error:
-            raise bad_input(place, "l2 and weight of the linear peer", str(error)) from None
-        if not (0 < found.l2 < math.inf and 0 <= found.weight < math.inf):
-            raise bad_input(place, "l2 above 0 and weight from 0", f"{found.l2} and {found.weight}")
-        return found
+            raise bad_input(place, "l2, powers and weight of the linear peer", str(error)) from None
+        if not (0 < l2 < math.inf and all(0 <= value < math.inf for value in (weight, *powers))):
+            raise bad_input(place, "l2 above 0, weight and powers from 0", json.dumps(content))
+        return Fusion(LinearPeer(l2, *powers), weight)
 
     def model(self) -> Checkpoint:
         """The finished model.

@@ -12,12 +12,13 @@ from gnnmr_dist import storage
 from gnnmr_dist.baselines import CLOSED_FORM, BaselineSkipped
 from gnnmr_dist.checkpoint import Checkpoint, check_same_run
 from gnnmr_dist.cli import Parser, add_settings, given_settings, guarded, settings_from
-from gnnmr_dist.closed_form import choices_of, choose_linear_peer, train_session
+from gnnmr_dist.closed_form import choices_of, train_session
 from gnnmr_dist.config import Settings, build
 from gnnmr_dist.data.dataset import Dataset, open_dataset
 from gnnmr_dist.distributed.mesh import check_groups, local_device, one_process
 from gnnmr_dist.errors import InputError, RunError
 from gnnmr_dist.fitting import Record, check_settings, open_session, run_info
+from gnnmr_dist.linear_peer import fuse_with_linear_peer
 from gnnmr_dist.loaded import open_run
 from gnnmr_dist.reporting import EpochProgress, MetricsLog
 from gnnmr_dist.runs import CHECKPOINTS, METRICS, OneProcessHooks, RunDirectory
@@ -163,12 +164,14 @@ def close(run: RunDirectory, settings: Settings, finished: str | None) -> None:
 
 def _fuse(run: RunDirectory, dataset: Dataset) -> None:
     """Choose on validation how the linear peer joins the finished model, and keep it beside the model."""
-    fusion = choose_linear_peer(open_run(run.address, dataset.path))
+    fusion = fuse_with_linear_peer(open_run(run.address, dataset.path))
     if isinstance(fusion, BaselineSkipped):
         print(f"no linear peer: {fusion.reason}")
         return
     run.publish_fusion(fusion)
-    print(f"linear peer: l2 {fusion.l2:g}, weight {fusion.weight:g} (chosen on validation)")
+    peer = fusion.linear
+    powers = f"powers of degrees {peer.user_power:g} (users) and {peer.item_power:g} (items)"
+    print(f"linear peer: l2 {peer.l2:g}, {powers}, weight {fusion.weight:g} (chosen on validation)")
 
 
 def _opening(

@@ -108,7 +108,7 @@ class Plan:
         if job.method in CLOSED_FORM:
             return 10.0
         settings, seconds = self.settings(job), self.sets[job.set].seconds
-        share = 1.0 if settings.model.members == ("each",) else 1 / self.sets[job.set].networks
+        share = 1.0 if settings.model.members in (("auto",), ("each",)) else 1 / self.sets[job.set].networks
         wide = max(settings.model.embedding_dim / 64, 0.5) ** 0.8
         return 10.0 + settings.training.epochs * seconds * share * wide
 

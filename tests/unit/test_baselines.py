@@ -118,6 +118,23 @@ def test_of_equal_neighbours_the_smaller_item_numbers_stay() -> None:
         assert ((few.weights > 0).sum(axis=0) <= neighbours).all()
 
 
+@pytest.mark.parametrize("shape", [(30, 12), (12, 30)])
+@pytest.mark.parametrize("powers", [(0.5, 0.2), (1.0, 0.0), (0.0, 0.4)])
+def test_normalised_ease_equals_its_definition(shape: tuple[int, int], powers: tuple[float, float]) -> None:
+    """Through items and through users alike: EASE of Y = D_u^(-p/2) X D_i^-q, its weights scaled back."""
+    matrix, l2 = random_matrix(*shape), 3.0
+    users, items = (np.maximum(matrix.sum(axis=axis), 1) for axis in (1, 0))
+    scaled = matrix / users[:, None] ** (powers[0] / 2) / items ** powers[1]
+    inverse = np.linalg.inv(
+        scaled.T @ scaled + l2 * (scaled**2).sum() / matrix.sum() * np.eye(matrix.shape[1])
+    )
+    solution = np.eye(matrix.shape[1]) - inverse / np.diag(inverse)
+    weights = solution * items ** powers[1] / items[:, None] ** powers[1]
+    scorer = fitted(fit_ease(graph_of(matrix), l2, user_power=powers[0], item_power=powers[1]))
+    expected = matrix @ weights + 1e-6 * matrix.sum(axis=0)
+    np.testing.assert_allclose(all_scores(scorer, shape[0]), expected, atol=5e-6)
+
+
 def test_a_user_without_train_interactions_gets_popularity() -> None:
     for shape in ((30, 12), (12, 30)):
         matrix = random_matrix(*shape)
@@ -200,7 +217,7 @@ def load(folder: Path) -> tuple[Graph, Relevant, Relevant]:
 def test_reference_points(reference: Reference, data_root: Path) -> None:
     """Their item-kNN has all neighbours, whatever validation would choose."""
     graph, valid, test = load(data_root / reference.name)
-    chosen = choose("ease", graph, valid)
+    chosen = choose("ease", graph, valid, (10.0, 30.0, 100.0, 300.0, 1000.0))  # those of the reference points
     assert not isinstance(chosen, BaselineSkipped)
     ease, l2 = chosen
     assert l2 == reference.l2

@@ -130,7 +130,7 @@ def test_settings_of_networks_change_nothing(
     assert main([*where, "--method", "ease", *options]) == 0
     told = capsys.readouterr().out
     assert "ease on this process" in told
-    assert "epoch   1/6  l2 10  valid Recall@20 " in told
+    assert "epoch   1/8  l2 10  valid Recall@20 " in told
     assert "\nease: l2 = " in told
     other = gnnmr.load_run(tmp_path / "run")
     assert other.rows == ["ease"]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +14,13 @@ import torch
 from helpers import planted
 
 import gnnmr_dist as gnnmr
-from gnnmr_dist.baselines import BaselineSkipped, fit_ease
-from gnnmr_dist.closed_form import choose, choose_fusion, value_on
+from gnnmr_dist.baselines import EASE_GRID, BaselineSkipped, fit_ease
+from gnnmr_dist.closed_form import value_on
 from gnnmr_dist.data.dataset import Dataset
 from gnnmr_dist.errors import InputError
 from gnnmr_dist.evaluation import Relevant, relevant_items
-from gnnmr_dist.fusion import FusedScorer, Fusion
+from gnnmr_dist.fusion import FusedScorer, LinearPeer, fit_linear_peer
+from gnnmr_dist.linear_peer import _climb, choose_linear_peer, choose_weight
 from gnnmr_dist.ranking import EmbeddingScorer
 from gnnmr_dist.runs import RunDirectory
 
@@ -49,19 +53,38 @@ def random_networks(dataset: Dataset, scale: float) -> EmbeddingScorer:
     return EmbeddingScorer(users * scale, items)
 
 
-def test_validation_chooses_weight_and_l2(dataset: Dataset) -> None:
+def test_validation_chooses_the_linear_peer(dataset: Dataset) -> None:
+    """It is never worse than its neighbours in the grid."""
+    valid, graph = relevant(dataset), dataset.graph
+    found = choose_linear_peer(graph, valid, metric="NDCG@20")
+    assert isinstance(found, LinearPeer)
+    assert found.l2 in EASE_GRID
+    place = EASE_GRID.index(found.l2)
+    near = [replace(found, l2=l2) for l2 in EASE_GRID[max(place - 1, 0) : place + 2]]
+    values = {peer: value_on(valid, fit_linear_peer(graph, peer), graph, "NDCG@20") for peer in near}
+    assert values[found] == max(values.values())
+    assert len(set(values.values())) > 1
+    assert choose_linear_peer(graph, valid, metric="NDCG@20") == found
+
+
+def test_the_search_climbs_both_ways() -> None:
+    def value(best: float) -> Callable[[LinearPeer], float]:
+        return lambda peer: -abs(math.log(peer.l2 / best))
+
+    for best in EASE_GRID:
+        assert _climb(LinearPeer(100.0, 0.5, 0.2), value(best)) == LinearPeer(best, 0.5, 0.2)
+
+
+def test_validation_chooses_the_weight(dataset: Dataset) -> None:
     valid, graph, networks = relevant(dataset), dataset.graph, random_networks(dataset, 1.0)
-    found = choose_fusion(networks, 2, graph, valid, metric="Recall@5")
-    ease = choose("ease", graph, valid, metric="Recall@5")
-    assert isinstance(found, Fusion)
-    assert not isinstance(ease, BaselineSkipped)
-    assert found.l2 == ease[1]
+    linear = fit_linear_peer(graph, LinearPeer(100.0))
+    weight = choose_weight(networks, 2, linear, graph, valid, metric="NDCG@20")
     values = {
-        w: value_on(valid, FusedScorer(networks, ease[0], 2 * w), graph, "Recall@5") for w in (0.0, 0.5, 12.0)
+        w: value_on(valid, FusedScorer(networks, linear, 2 * w), graph, "NDCG@20")
+        for w in (0.0, 0.5, 12.0, weight)
     }
-    best = value_on(valid, FusedScorer(networks, ease[0], 2 * found.weight), graph, "Recall@5")
-    assert best >= max(values.values())
-    assert best > values[0.0]  # noise alone is worse
+    assert values[weight] == max(values.values())
+    assert values[weight] > values[0.0]  # noise alone is worse
 
 
 def test_a_peer_that_does_not_help_has_no_weight(dataset: Dataset) -> None:
@@ -70,25 +93,34 @@ def test_a_peer_that_does_not_help_has_no_weight(dataset: Dataset) -> None:
     pairs = dataset.interactions("valid")
     truth[pairs.users.tolist(), pairs.items.tolist()] = 1e6
     oracle = EmbeddingScorer(truth, torch.eye(dataset.num_items))
-    found = choose_fusion(oracle, 2, graph, valid, metric="Recall@5")
-    assert isinstance(found, Fusion)
-    assert found.weight == 0
+    linear = fit_linear_peer(graph, LinearPeer(100.0))
+    assert choose_weight(oracle, 2, linear, graph, valid, metric="Recall@5") == 0
+
+
+def test_no_room_for_its_matrix(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "gnnmr_dist.linear_peer.ease_too_large", lambda graph: BaselineSkipped("EASE skipped: too big")
+    )
+    assert choose_linear_peer(dataset.graph, relevant(dataset)) == BaselineSkipped("EASE skipped: too big")
 
 
 def test_in_a_run(dataset: Dataset, tmp_path: Path) -> None:
     run = gnnmr.fit(dataset, tmp_path / "run", epochs=2, global_batch_size=64, embedding_dim=8)
-    assert run.rows[-1] == "fused"
+    assert run.rows[-2:] == ["linear-peer", "fused"]
     kept = json.loads((tmp_path / "run" / "model" / "fusion.json").read_text())
-    linear, metrics = fit_ease(dataset.graph, kept["l2"]), run.evaluate("valid", baselines=False)
+    weight = kept.pop("weight")
+    linear, metrics = fit_ease(dataset.graph, **kept), run.evaluate("valid", baselines=False)
     assert not isinstance(linear, BaselineSkipped)
     users, items = run.embeddings("concatenation")
-    expected = users @ items.T + 2 * kept["weight"] * linear.scores(np.arange(dataset.num_users)).numpy()
-    table = run.recommend(dataset.user_ids[:1].tolist(), k=3, include_seen=True)
-    best = np.sort(expected[0])[::-1][:3]
-    np.testing.assert_allclose(table["score"].to_numpy(), best, atol=1e-3)
+    alone = linear.scores(np.arange(dataset.num_users)).numpy()
+    for row, expected in (("fused", users @ items.T + 2 * weight * alone), ("linear-peer", alone)):
+        table = run.recommend(dataset.user_ids[:1].tolist(), k=3, row=row, include_seen=True)
+        best = np.sort(expected[0])[::-1][:3]
+        np.testing.assert_allclose(table["score"].to_numpy(), best, atol=1e-3)
     assert metrics["fused"]["Recall@20"] >= metrics["concatenation"]["Recall@20"]
-    with pytest.raises(InputError, match="that has embeddings"):
-        run.embeddings("fused")
+    for row in ("fused", "linear-peer"):
+        with pytest.raises(InputError, match="that has embeddings"):
+            run.embeddings(row)
 
 
 def test_a_run_without_it(dataset: Dataset, tmp_path: Path) -> None:
@@ -100,7 +132,15 @@ def test_a_run_without_it(dataset: Dataset, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{}", '{"l2": 0, "weight": 1}', '{"l2": 1, "weight": NaN}', '{"l2": "x", "weight": 1}']
+    "content",
+    [
+        "",
+        "{}",
+        '{"l2": 0, "user_power": 0, "item_power": 0, "weight": 1}',
+        '{"l2": 1, "user_power": 0, "item_power": 0, "weight": NaN}',
+        '{"l2": 1, "user_power": -1, "item_power": 0, "weight": 1}',
+        '{"l2": "x", "user_power": 0, "item_power": 0, "weight": 1}',
+    ],
 )
 def test_a_damaged_file_is_one_line(content: str, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
 from helpers import planted
 
 from gnnmr_dist.config import ModelSettings
-from gnnmr_dist.data.dataset import Dataset
+from gnnmr_dist.data.dataset import Dataset, ModalityInfo
 from gnnmr_dist.errors import InputError
 from gnnmr_dist.evaluation import presence_table
 from gnnmr_dist.members import members_of
@@ -38,6 +40,19 @@ def test_keywords_and_groups(dataset: Dataset) -> None:
         "image+category": ["image", "category"],
         "text": ["text"],
     }
+
+
+def test_auto_keeps_few_fields_apart_and_groups_many(dataset: Dataset) -> None:
+    assert read(dataset, "auto") == read(dataset, "each")
+    fields = [ModalityInfo(f"field{k}", "bag" if k == 1 else "category", 3, "int32", 0) for k in range(5)]
+    text = ModalityInfo("text", "dense", 4, "float32", 0)
+    names = [info.name for info in fields]
+    four = cast("Dataset", SimpleNamespace(modalities=[text, *fields[:4]]))
+    assert list(read(four, "auto")) == ["text", *names[:4]]
+    five = cast("Dataset", SimpleNamespace(modalities=[text, *fields]))
+    assert read(five, "auto") == {"text": ["text"], "fields": names}
+    without_text = cast("Dataset", SimpleNamespace(modalities=fields))
+    assert read(without_text, "auto", "id") == {"fields": names, "id": []}
 
 
 def test_a_baseline_bears_its_own_name(dataset: Dataset) -> None:
