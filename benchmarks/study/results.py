@@ -15,8 +15,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gnnmr_dist.baselines import CLOSED_FORM
 from gnnmr_dist.errors import InputError
-from gnnmr_dist.loaded import BASELINES
 from study.datasets import ACTIVITY
 from study.plan import Job, Plan
 from study.runner import description, home_of, is_done
@@ -127,22 +127,17 @@ class Findings:
         return Result(job, home, content["rows"], content)
 
     def entries(self, jobs: Iterable[Job]) -> list[Entry]:
-        """The lines of a table from jobs of one set and variant: methods in order, then baselines that are none."""
+        """The lines of a table from jobs of one set and variant: methods in order."""
         groups: dict[str, list[Job]] = {}
         for job in jobs:
             groups.setdefault(job.method, []).append(job)
-        lines = [entry for method, some in groups.items() for entry in self._method(method, some)]
-        for name in BASELINES:
-            has = [r for some in groups.values() for job in some if (r := self.get(job)) and name in r.rows]
-            if has and name not in groups:
-                lines.append(Entry(name, name, name, (has[0],), 1))
-        return lines
+        return [entry for method, some in groups.items() for entry in self._method(method, some)]
 
     def _method(self, method: str, jobs: Sequence[Job]) -> list[Entry]:
         results = tuple(found for job in jobs if (found := self.get(job)) is not None)
         if not results:
             return [Entry(method, method, "", (), len(jobs))]
-        rows = [row for row in results[0].rows if row == method or row not in BASELINES]
+        rows = [row for row in results[0].rows if row == method or row not in CLOSED_FORM]
         main = headline(method, rows)
         return [
             Entry(

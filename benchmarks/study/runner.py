@@ -24,8 +24,6 @@ from measure import commit, hardware
 
 from gnnmr_dist import storage
 from gnnmr_dist.errors import InputError
-from gnnmr_dist.loaded import BASELINES
-from gnnmr_dist.presets import METHODS
 from study.datasets import ensure
 from study.plan import Job, Plan
 from study.worker import RESULT, RUN, TIMES
@@ -231,7 +229,6 @@ class Study:
             "home": str(home.absolute()),
             "dataset": str(dataset.absolute()),
             "options": options(self.plan, job),
-            "baselines": needs_baselines(job),
             "commit": self.record["commit"],
         }
 
@@ -266,18 +263,6 @@ class Study:
             "left_out": [job.name for job in self.left_out],
         }
         storage.write_bytes_atomic(self.session, (json.dumps(now, indent=1) + "\n").encode())
-
-
-def needs_baselines(job: Job) -> bool:
-    """Whether a job's evaluation also fits the baselines that are no methods: once per split of a set."""
-    wanted = [name for name in BASELINES if name not in METHODS]
-    return (
-        bool(wanted)
-        and job.plain
-        and job.method == "gnnmr"
-        and job.seed == 0
-        and "missing" not in job.variant
-    )
 
 
 def _span(seconds: float) -> str:

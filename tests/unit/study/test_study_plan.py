@@ -8,6 +8,7 @@ import pytest
 from study.datasets import recipe_of
 from study.plan import PARTS, SPLITS, Job, read_plan, share_missing
 
+from gnnmr_dist.baselines import CLOSED_FORM
 from gnnmr_dist.errors import InputError
 from gnnmr_dist.presets import METHODS
 
@@ -45,7 +46,10 @@ def test_the_plan_of_the_repository_has_what_the_paper_shows() -> None:
     assert all(part.jobs for part in plan.parts)
     for name in ("ml100k", "steam200k", "se_funds_2022q4"):
         jobs = [job for job in plan.part("tables").jobs if job.set == name]
-        assert {(job.method, job.seed) for job in jobs} == {(m, seed) for m in METHODS for seed in range(5)}
+        seeded = {(m, seed) for m in METHODS if m not in CLOSED_FORM for seed in range(5)}
+        assert sorted((job.method, job.seed) for job in jobs) == sorted(
+            seeded | {(m, 0) for m in CLOSED_FORM}
+        )
     sizes = {plan.settings(job).model.embedding_dim for job in plan.part("dimension").jobs}
     assert sizes == {16, 32, 64, 128, 256, 512}
     weights = {plan.settings(job).loss.distill_weight for job in plan.part("lambda").jobs}
@@ -78,6 +82,13 @@ def test_the_most_valuable_come_first_and_each_once(tmp_path: Path) -> None:
         *("gnnmr/distill_weight-0/seed-0", "gnnmr/distill_weight-2/seed-0"),
         *("gnnmr/seed-1", "bpr-mf/seed-1"),
     ]
+
+
+def test_what_no_seed_and_no_feature_changes_is_fitted_once(tmp_path: Path) -> None:
+    file = tiny(
+        tmp_path, 'methods = ["gnnmr", "bpr-mf"]', 'methods = ["ease"]\nvariants = ["own", "missing-50"]'
+    )
+    assert [job.name for job in read_plan(file).part("tables").jobs] == ["planted/own/ease/seed-0"]
 
 
 def test_a_smaller_plan_on_request(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from study.plan import Job, read_plan
 from study.results import Findings, headline, number_cell
-from study.runner import Estimates, check_jobs, description, home_of, needs_baselines
+from study.runner import Estimates, check_jobs, description, home_of
 from study.tables import cells, comparisons, metric_rows, paired
 
 from gnnmr_dist.errors import InputError
@@ -22,7 +22,7 @@ synthetic = {}
 [[part]]
 name = "tables"
 sets = ["toy"]
-methods = ["gnnmr", "bpr-mf"]
+methods = ["gnnmr", "bpr-mf", "ease"]
 seeds = 2
 [[part]]
 name = "mutual"
@@ -58,15 +58,16 @@ def findings(tmp_path: Path) -> Findings:
     """gnnmr: both seeds, one without mutual learning; bpr-mf: seed 1 only."""
     (tmp_path / "plan.toml").write_text(PLAN)
     found = Findings(read_plan(tmp_path / "plan.toml"), tmp_path / "out")
-    put(found, Job("toy", "own", "gnnmr", 0), {"text": [0.0, 0.2], "fused": [0.2, 0.4], "ease": [0.5, 0.5]})
+    put(found, Job("toy", "own", "gnnmr", 0), {"text": [0.0, 0.2], "fused": [0.2, 0.4], "ease": [0.4, 0.5]})
     put(found, Job("toy", "own", "gnnmr", 1), {"text": [0.2, 0.2], "fused": [0.4, 0.6]})
     off = Job("toy", "own", "gnnmr", 1, (("distill_weight", 0.0),))
     put(found, off, {"text": [0.1, 0.1], "fused": [0.5, 0.6]})
     put(found, Job("toy", "own", "bpr-mf", 1), {"bpr-mf": [0.1, 0.1]})
+    put(found, Job("toy", "own", "ease", 0), {"ease": [0.5, 0.5]})
     return found
 
 
-def test_entries_are_rows_over_seeds_then_baselines(findings: Findings) -> None:
+def test_entries_are_rows_over_seeds(findings: Findings) -> None:
     entries = findings.entries(findings.plan.part("tables").jobs)
     assert [(e.label, e.seeds, e.headline) for e in entries] == [
         ("gnnmr, text", "2", False),
@@ -99,7 +100,7 @@ def test_comparisons_pair_users_over_all_seeds(findings: Findings) -> None:
 
 def test_mutual_learning_is_paired_by_seed(findings: Findings) -> None:
     pairs = paired(findings, findings.plan.part("mutual").jobs)
-    assert list(pairs) == ["text", "fused"]  # no baseline
+    assert list(pairs) == ["text", "fused"]
     off, on = pairs["text"]
     assert (off.values("Recall@20"), on.values("Recall@20")) == (pytest.approx([0.1]), pytest.approx([0.2]))
 
@@ -136,15 +137,3 @@ def test_estimates_learn(findings: Findings) -> None:
     estimates.add(zero, 2 * findings.plan.guess(zero))
     assert estimates.seconds(one) == 2 * findings.plan.guess(zero)
     assert estimates.seconds(other) == pytest.approx(2 * guess)  # its set takes twice as long as guessed
-
-
-def test_baselines_once_per_split() -> None:
-    assert needs_baselines(Job("toy", "own", "gnnmr", 0))
-    assert needs_baselines(Job("toy", "cold-items", "gnnmr", 0))
-    for job in (
-        Job("toy", "own", "gnnmr", 1),
-        Job("toy", "own", "gat", 0),
-        Job("toy", "missing-30", "gnnmr", 0),
-        Job("toy", "own", "gnnmr", 0, (("distill_weight", 0.0),)),
-    ):
-        assert not needs_baselines(job)
