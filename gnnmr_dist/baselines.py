@@ -1,4 +1,4 @@
-"""Baselines that need no training loop: popularity, item-kNN and EASE, all as scorers.
+"""Methods in closed form, which need no training loop: popularity, item-kNN and EASE, all as scorers.
 
 Axes: U users, I items, n users asked for. X [U, I] is the binary train matrix; every score has
 ``popularity_offset`` added, so that ties and users without train interactions fall back to popularity.
@@ -6,7 +6,7 @@ Axes: U users, I items, n users asked for. X [U, I] is the binary train matrix; 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,21 +15,13 @@ import torch
 from torch import Tensor
 
 from gnnmr_dist.data.graph import Graph
-from gnnmr_dist.metrics import metric_sums
-from gnnmr_dist.ranking import (
-    Float32Array,
-    Int64Array,
-    ItemLists,
-    Scorer,
-    popularity_offset,
-    rank_top_k,
-    train_counts,
-    train_items,
-    users_at_once,
-)
+from gnnmr_dist.ranking import Float32Array, Int64Array, Scorer, popularity_offset, train_counts
 
 EASE_GRID = (10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
 """Regularisation strengths tried on validation."""
+
+NEIGHBOURS = (10.0, 20.0, 50.0, 100.0, 200.0, -1.0)
+"""Numbers of item-kNN's neighbours tried on validation; -1 = all."""
 
 MEMORY_LIMIT = 4 << 30
 """Bytes that the dense matrices of one baseline may take, unless told otherwise."""
@@ -107,11 +99,8 @@ def fit_item_knn(
     """
     if neighbours is not None and neighbours < 1:
         raise ValueError(f"neighbours must be positive, got {neighbours}")
-    needed = 4 * graph.num_items**2
-    if needed > memory_limit:
-        return _skipped(
-            "item-kNN", f"{graph.num_items} x {graph.num_items} similarities", needed, memory_limit
-        )
+    if skipped := _item_knn_too_large(graph, memory_limit):
+        return skipped
     train = _train_matrix(graph)
     norm = np.sqrt(np.maximum(train_counts(graph), 1))
     unit = (train @ sp.diags_array(1.0 / norm)).tocsc()
@@ -121,8 +110,7 @@ def fit_item_knn(
         cosine = (unit[:, start:stop].T @ unit).toarray()
         cosine[np.arange(stop - start), np.arange(start, stop)] = 0.0
         if neighbours is not None and neighbours < graph.num_items:
-            nearest = np.argsort(-cosine, axis=1, kind="stable")[:, neighbours:]
-            np.put_along_axis(cosine, nearest, 0.0, axis=1)
+            _keep_largest(cosine, neighbours)
         weights[:, start:stop] = cosine.T
     return ItemWeightScorer(train.astype(np.float32), weights, popularity_offset(graph))
 
@@ -144,55 +132,79 @@ def fit_ease(
     """
     if l2 <= 0:
         raise ValueError(f"l2 must be positive, got {l2}")
-    side = min(graph.num_users, graph.num_items)
-    needed = 24 * side**2
-    if needed > memory_limit:
-        return _skipped("EASE", f"a {side} x {side} Gram matrix", needed, memory_limit)
+    if skipped := _ease_too_large(graph, memory_limit):
+        return skipped
     train = _train_matrix(graph)
     if graph.num_items <= graph.num_users:
         return _ease_by_items(train, l2, popularity_offset(graph))
     return _ease_by_users(train, l2, popularity_offset(graph))
 
 
-def choose_ease(
-    graph: Graph,
-    valid: ItemLists,
-    grid: Sequence[float] = EASE_GRID,
-    *,
-    metric: str = "Recall@20",
-    memory_limit: int = MEMORY_LIMIT,
-) -> tuple[Scorer, float] | BaselineSkipped:
-    """The EASE whose l2 is best by ``metric`` on validation (train masked), and that l2; of equals the first.
+TooLarge = Callable[[Graph, int], BaselineSkipped | None]
 
-    Args:
-        graph: the train graph.
-        valid: validation items of every user, U lists.
-        grid: values of l2.
-        metric: name and cut-off, as in :func:`gnnmr_dist.metrics.rank_metrics`.
-        memory_limit: as in :func:`fit_ease`.
 
-    Raises:
-        ValueError: the grid is empty or holds a value that is not positive; no user has a validation item.
+@dataclass(frozen=True)
+class ClosedForm:
+    """A method in closed form: one value, which validation chooses, then a function of the train graph.
+
+    ``choice`` names the value (empty: nothing to choose), ``values`` are tried in this order, of equals the first is
+    taken; ``fit(graph, value)`` is for what is not ``too_large(graph, bytes)``.
     """
-    best: tuple[float, Scorer, float] | None = None
-    for l2 in grid:
-        scorer = fit_ease(graph, l2, memory_limit=memory_limit)
-        if isinstance(scorer, BaselineSkipped):
-            return scorer
-        value = value_on(valid, scorer, graph, metric)
-        if best is None or value > best[0]:
-            best = value, scorer, l2
-    if best is None:
-        raise ValueError("the grid of l2 is empty")
-    return best[1], best[2]
+
+    choice: str
+    values: tuple[float, ...]
+    fit: Callable[[Graph, float], Scorer | BaselineSkipped]
+    too_large: TooLarge
+
+    def named(self, value: float) -> dict[str, float]:
+        """The value under its name; nothing where nothing is chosen."""
+        return {self.choice: int(value) if value == int(value) else value} if self.choice else {}
+
+    def text(self, value: float) -> str:
+        """The value for people: ``l2 = 100``, ``neighbours = all``, or nothing."""
+        return "".join(
+            f"{name} = {'all' if some < 0 else f'{some:g}'}" for name, some in self.named(value).items()
+        )
 
 
-def value_on(lists: ItemLists, scorer: Scorer, graph: Graph, metric: str) -> float:
-    """One metric (``Recall@20``) over the users with at least one of the items to be found, train items masked."""
-    users, k = np.flatnonzero(lists.counts() > 0), int(metric.rpartition("@")[2])
-    block = users_at_once(scorer, graph.num_items)
-    ranked, _ = rank_top_k(scorer, users, train_items(graph), k, block=block)
-    return metric_sums(ranked, lists.select(users), [k], train_counts(graph)).result()[metric]
+def _fit_popularity(graph: Graph, value: float) -> Scorer:
+    del value
+    return fit_popularity(graph)
+
+
+def _fit_item_knn(graph: Graph, value: float) -> Scorer | BaselineSkipped:
+    return fit_item_knn(graph, neighbours=None if value < 0 else int(value))
+
+
+def _never_too_large(graph: Graph, limit: int) -> None:
+    del graph, limit
+
+
+def _item_knn_too_large(graph: Graph, limit: int) -> BaselineSkipped | None:
+    size = graph.num_items
+    return _limited("item-kNN", f"{size} x {size} similarities", 4 * size**2, limit)
+
+
+def _ease_too_large(graph: Graph, limit: int) -> BaselineSkipped | None:
+    side = min(graph.num_users, graph.num_items)
+    return _limited("EASE", f"a {side} x {side} Gram matrix", 24 * side**2, limit)
+
+
+CLOSED_FORM = {
+    "popularity": ClosedForm("", (0.0,), _fit_popularity, _never_too_large),
+    "item-knn": ClosedForm("neighbours", NEIGHBOURS, _fit_item_knn, _item_knn_too_large),
+    "ease": ClosedForm("l2", EASE_GRID, fit_ease, _ease_too_large),
+}
+"""The methods in closed form, in the order of the tables."""
+
+
+def _keep_largest(rows: Float32Array, count: int) -> None:
+    """Zero all but the ``count`` largest of each row [n, I], in place; of equals at the cut the first stay."""
+    cut = np.partition(rows, -count, axis=1)[:, -count, None]
+    for row in np.flatnonzero((cut[:, 0] > 0) & ((rows >= cut).sum(axis=1) > count)):
+        equal = np.flatnonzero(rows[row] == cut[row])
+        rows[row, equal[count - int((rows[row] > cut[row]).sum()) :]] = 0.0
+    rows[rows < cut] = 0.0
 
 
 def _train_matrix(graph: Graph) -> sp.csr_matrix:
@@ -227,5 +239,7 @@ def _ease_by_users(train: sp.csr_matrix, l2: float, offset: Tensor) -> UserWeigh
     return UserWeightScorer(train.astype(np.float32), *single, offset)
 
 
-def _skipped(name: str, what: str, needed: int, limit: int) -> BaselineSkipped:
+def _limited(name: str, what: str, needed: int, limit: int) -> BaselineSkipped | None:
+    if needed <= limit:
+        return None
     return BaselineSkipped(f"{name} skipped: {what} need {needed >> 20} MiB, the limit is {limit >> 20} MiB")

@@ -40,10 +40,13 @@ class _Section(BaseModel):
         return value
 
 
+_Trained = Literal["gnnmr", "gat", "lightgcn", "bpr-mf", "vbpr", "mmgcn", "a2cmhne", "pmgt"]
+
+
 class ModelSettings(_Section):
     """What is trained: the members of the ensemble, which share these settings."""
 
-    method: Literal["gnnmr", "gat", "lightgcn", "bpr-mf", "vbpr", "mmgcn", "a2cmhne", "pmgt"] = Field(
+    method: Literal[_Trained, "popularity", "item-knn", "ease"] = Field(
         "gnnmr",
         description="GNNMR or a baseline: settings to start from, below every other source (docs/methods.md)",
     )

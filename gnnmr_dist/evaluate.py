@@ -16,9 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gnnmr_dist import storage
-from gnnmr_dist.baselines import BaselineSkipped
+from gnnmr_dist.baselines import CLOSED_FORM, BaselineSkipped
 from gnnmr_dist.checkpoint import versions
 from gnnmr_dist.cli import Parser, guarded
+from gnnmr_dist.closed_form import choices_of, evaluate_baselines
 from gnnmr_dist.errors import InputError, bad_input
 from gnnmr_dist.evaluation import RowResult
 from gnnmr_dist.fusion import FUSED
@@ -27,7 +28,6 @@ from gnnmr_dist.loaded import (
     LoadedRun,
     Protocol,
     check_protocol,
-    evaluate_baselines,
     evaluate_model,
     evaluate_on_worker,
     evaluated,
@@ -68,6 +68,8 @@ def evaluate_run(
 ) -> Results:
     """Evaluate every row of a run: its modalities, the ensembles and, unless told otherwise, the baselines.
 
+    A run of one of these has it as its own row, fitted by the same function.
+
     With ``num_workers`` W > 0 the model's rows are embedded and ranked by W Ray Train workers, with the same bits as by
     this process; baselines are always fitted and ranked here. ``tell`` takes each row as it comes.
 
@@ -76,14 +78,15 @@ def evaluate_run(
         RunError: a worker failed.
     """
     check_protocol(run.dataset, protocol)
-    results = Results(protocol)
+    results = Results(protocol, choices=choices_of(run))
     for name, result in _model_rows(run, protocol, num_workers):
         results.add(name, result)
         if tell is not None:
             tell(name, result)
     if not baselines:
         return results
-    for found in evaluate_baselines(run.dataset, protocol, run.settings.evaluation.select_metric):
+    others = [name for name in CLOSED_FORM if name not in run.names]
+    for found in evaluate_baselines(run.dataset, protocol, run.settings.evaluation.select_metric, others):
         if found.choice:
             results.choices[found.name] = found.choice
         if isinstance(found.result, BaselineSkipped):
@@ -165,7 +168,7 @@ def _origin_lines(origin: Mapping[str, Any]) -> list[str]:
             else ""
         ),
         f"- Means over {origin['users_evaluated']} users with at least one {origin['split']} item; {cold} of them have "
-        "no train interactions: GNNMR gives them the mean user's embedding, the baselines popularity.",
+        "no train interactions: networks give them the mean user's embedding, methods in closed form popularity.",
         f"- Model: epoch {origin['best_epoch']}, selected by {origin['selected_by']}; seed {origin['seed']}; "
         f"settings: {origin['settings']}.",
         *(f"- {name}: {choice}." for name, choice in origin["choices"].items()),

@@ -6,14 +6,15 @@ Axes: M modalities, N nodes, d embedding size.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from gnnmr_dist.checkpoint import Checkpoint, FitState, RunInfo, versions
+from gnnmr_dist.baselines import CLOSED_FORM, MEMORY_LIMIT
+from gnnmr_dist.checkpoint import Checkpoint, FitState, RunInfo, resumed_state, versions
 from gnnmr_dist.config import Settings
 from gnnmr_dist.data.ahead import Upcoming
 from gnnmr_dist.data.batches import global_batch, steps_per_epoch
@@ -111,7 +112,7 @@ def check_settings(dataset: Dataset, settings: Settings) -> None:
     Raises:
         InputError: naming the setting.
     """
-    refuse_names(dataset, (*ENSEMBLES, FUSED, "popularity", "item-knn", "ease"))
+    refuse_names(dataset, (*ENSEMBLES, FUSED, *CLOSED_FORM))
     names = [member.name for member in members_of(dataset, settings.model)]
     row = settings.evaluation.select_row
     if row not in (*ENSEMBLES, *names):
@@ -121,6 +122,9 @@ def check_settings(dataset: Dataset, settings: Settings) -> None:
         raise InputError(
             f"ks: expected cut-offs up to the number of items, {dataset.num_items}, got {largest}"
         )
+    method = CLOSED_FORM.get(settings.model.method)
+    if method is not None and (skipped := method.too_large(dataset.graph, MEMORY_LIMIT)):
+        raise InputError(f"method: expected one that fits in memory, got {skipped.reason}")
     check_scratch(settings.cluster)
     make_sampler(dataset.graph, settings.sampling, settings.training.seed)
 
@@ -169,16 +173,6 @@ def open_session(dataset: Dataset, settings: Settings, mesh: Mesh, start: Checkp
     )
 
 
-def resumed_state(checkpoint: Checkpoint, settings: Settings) -> FitState:
-    """The checkpoint's place in training, open again where the new settings allow more (epochs or patience raised)."""
-    state = checkpoint.state
-    if state.finished == "epochs" and state.epoch < settings.training.epochs:
-        state.finished = None
-    if state.finished == "patience" and state.waited < settings.training.patience:
-        state.finished = None if state.epoch < settings.training.epochs else "epochs"
-    return state
-
-
 def fit(session: Session, hooks: Hooks) -> None:
     """Train until the epochs are over, validation stops improving, or a loss is not finite.
 
@@ -199,11 +193,7 @@ def fit(session: Session, hooks: Hooks) -> None:
         metrics = _validate(session, record) if due else {}
         if state.finished is not None and state.finished.startswith("diverged"):
             return
-        record["memory"] = _memory(session.mesh)
-        record["received_bytes"] = dict(session.mesh.received)
-        if session.mesh.rank == 0:
-            hooks.record(record)
-        hooks.save(session, metrics)
+        end_epoch(session, hooks, record, metrics)
     for model in session.models:
         load_weights(model.encoder, session.best[model.number])
 
@@ -305,21 +295,35 @@ def _validate(session: Session, record: Record) -> dict[str, float]:
         state.finished = f"diverged: embeddings of {bad} are not finite after epoch {state.epoch - 1}"
         return {}
     metrics = validation_metrics(session, vectors)
-    value = metrics[settings.evaluation.select_metric]
+    judge(session, metrics, record)
+    if state.waited >= settings.training.patience:
+        state.finished = "patience"
+    elif state.epoch >= settings.training.epochs:
+        state.finished = "epochs"
+    record["valid"], record["valid_seconds"] = metrics, time.perf_counter() - started
+    return metrics
+
+
+def end_epoch(session: Session, hooks: Hooks, record: Record, metrics: Mapping[str, float]) -> None:
+    """Tell an epoch's record and save; ``metrics`` of validation, if there was one."""
+    record["memory"] = session.mesh.gather_numbers(memory_now())
+    record["received_bytes"] = dict(session.mesh.received)
+    if session.mesh.rank == 0:
+        hooks.record(record)
+    hooks.save(session, metrics)
+
+
+def judge(session: Session, metrics: Mapping[str, float], record: Record) -> None:
+    """Keep the hosted models' weights as the best so far if they are, and tell the best in the epoch's record."""
+    state, metric = session.state, session.settings.evaluation.select_metric
+    value = metrics[metric]
     if state.best_value is None or value > state.best_value:
         state.best_value, state.best_epoch, state.waited = value, state.epoch, 0
         for m in session.models:  # over the earlier best
             keep(state_tensors(m)["weights"], session.best.setdefault(m.number, {}), session.make)
     else:
         state.waited += 1
-    if state.waited >= settings.training.patience:
-        state.finished = "patience"
-    elif state.epoch >= settings.training.epochs:
-        state.finished = "epochs"
-    record["valid"] = metrics
-    record["valid_seconds"] = time.perf_counter() - started
-    record["best"] = {"epoch": state.best_epoch, settings.evaluation.select_metric: state.best_value}
-    return metrics
+    record["best"] = {"epoch": state.best_epoch, metric: state.best_value}
 
 
 def session_vectors(session: Session) -> Tensor:
@@ -340,10 +344,3 @@ def _named_losses(session: Session, losses: Tensor) -> Mapping[str, Mapping[str,
     return {
         name: {kind: float(a), "kl": float(b)} for name, (a, b) in zip(session.names, losses, strict=True)
     }
-
-
-def _memory(mesh: Mesh) -> Sequence[Mapping[str, float]]:
-    """Peak and shared memory of every worker in MiB, by rank; the same on all."""
-    now = memory_now()
-    every = mesh.gather_world(torch.tensor([list(now.values())], dtype=torch.float64, device=mesh.device))
-    return [dict(zip(now, (round(v, 1) for v in t[0].tolist()), strict=True)) for t in every]

@@ -7,15 +7,12 @@ Axes: U users, I items, n users asked for, M members.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 from torch.nn import functional
 
-from gnnmr_dist.baselines import BaselineSkipped, choose_ease, value_on
-from gnnmr_dist.data.graph import Graph
-from gnnmr_dist.ranking import EmbeddingScorer, Int64Array, ItemLists, Scorer
+from gnnmr_dist.ranking import EmbeddingScorer, Int64Array, Scorer
 
 FUSED = "fused"
 """Row of the results: the sum of the networks and the linear peer."""
@@ -47,32 +44,3 @@ class FusedScorer:
         """Float32 [n, I']."""
         own, more = self.networks.scores(users), self.linear.scores(users).to(self.networks.offset.device)
         return own.add_(functional.pad(more, (0, own.shape[1] - more.shape[1])), alpha=self.scale)
-
-
-def choose_fusion(
-    networks: EmbeddingScorer,
-    num_members: int,
-    graph: Graph,
-    valid: ItemLists,
-    *,
-    metric: str = "Recall@20",
-    weights: Sequence[float] = WEIGHTS,
-) -> Fusion | BaselineSkipped:
-    """EASE's l2 by its own value on validation, then the weight by that of the sum; of equals the smaller weight.
-
-    Args:
-        networks: the concatenation of M members.
-        num_members: M.
-        graph: the train graph (train items are masked).
-        valid: validation items of every user, U lists.
-        metric: name and cut-off, as in :func:`gnnmr_dist.metrics.rank_metrics`.
-        weights: to try, ascending.
-    """
-    linear = choose_ease(graph, valid, metric=metric)
-    if isinstance(linear, BaselineSkipped):
-        return linear
-    values = [
-        value_on(valid, FusedScorer(networks, linear[0], num_members * weight), graph, metric)
-        for weight in weights
-    ]
-    return Fusion(linear[1], weights[values.index(max(values))])

@@ -21,13 +21,14 @@ from ray.util.queue import Empty, Queue
 
 from gnnmr_dist import storage
 from gnnmr_dist.checkpoint import open_checkpoint
+from gnnmr_dist.closed_form import train_session
 from gnnmr_dist.config import ClusterSettings, Settings
 from gnnmr_dist.connection import LOOPBACK, connected
 from gnnmr_dist.data.dataset import open_dataset
 from gnnmr_dist.distributed.mesh import Mesh, meet_by_file, process_mesh
 from gnnmr_dist.distributed.placement import worker_resources
 from gnnmr_dist.errors import RunError, innermost_error
-from gnnmr_dist.fitting import Record, Session, fit, open_session
+from gnnmr_dist.fitting import Record, Session, open_session
 from gnnmr_dist.members import members_of
 from gnnmr_dist.reporting import MetricsLog
 from gnnmr_dist.runs import CHECKPOINTS, METRICS, RunDirectory, save_into
@@ -50,7 +51,7 @@ class Job:
 def train_on_ray(
     dataset: str, output: str, settings: Settings, start: str | None, show: Show, begin: Callable[[], None]
 ) -> str | None:
-    """Train with Ray Train; returns how it finished ("epochs", "patience", "diverged: ..."), None if unknown.
+    """Train with Ray Train; returns how it finished ("epochs", "patience", "values", "diverged: ..."), None if unknown.
 
     Args:
         dataset: address of the data set, readable on every node.
@@ -161,7 +162,7 @@ def _worker(config: dict[str, Any]) -> None:
     if mesh.rank == 0:
         log = MetricsLog(storage.join(job.output, METRICS), session.state.epoch, session.state.step)
     hooks = _RayHooks(log, job.queue)
-    fit(session, hooks)
+    train_session(session, hooks)
     hooks.end(session)
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gnnmr_dist import storage
-from gnnmr_dist.baselines import BaselineSkipped, choose_ease, fit_ease, fit_item_knn, fit_popularity
+from gnnmr_dist.baselines import CLOSED_FORM, BaselineSkipped, ClosedForm, fit_ease
 from gnnmr_dist.checkpoint import MANIFEST, Checkpoint
 from gnnmr_dist.config import Settings, build
 from gnnmr_dist.data.dataset import Dataset, Verify, open_dataset
@@ -31,10 +31,11 @@ from gnnmr_dist.evaluation import (
     presence_table,
     relevant_items,
 )
-from gnnmr_dist.fusion import FUSED, FusedScorer, Fusion, choose_fusion
+from gnnmr_dist.fusion import FUSED, FusedScorer, Fusion
 from gnnmr_dist.inference import embed_unlinked_items
 from gnnmr_dist.mapped import reader_maker
 from gnnmr_dist.members import Member, members_of
+from gnnmr_dist.models.chosen_value import ChosenValue
 from gnnmr_dist.models.encoder import Network, score_vectors
 from gnnmr_dist.models.id_tables import Maker
 from gnnmr_dist.models.inputs import ItemRows
@@ -43,8 +44,6 @@ from gnnmr_dist.ranking import EmbeddingScorer, ItemLists, Scorer, item_lists
 from gnnmr_dist.runs import MODEL, RunDirectory
 from gnnmr_dist.storage import Address
 from gnnmr_dist.training import load_weights, parameter_dtype
-
-BASELINES = ("popularity", "item-knn", "ease")
 
 
 @dataclass(frozen=True)
@@ -71,8 +70,33 @@ class LoadedRun:
 
     @property
     def best_row(self) -> str:
-        """What to rank by unless told otherwise: the fusion where there is one, else the concatenation."""
+        """What to rank by unless told otherwise: the fusion where there is one, else the concatenation.
+
+        Of a method in closed form: its only row.
+        """
+        if self.closed_form is not None:
+            return self.names[0]
         return "concatenation" if self.fusion is None else FUSED
+
+    @property
+    def closed_form(self) -> ClosedForm | None:
+        """What it fits, where that is in closed form."""
+        return CLOSED_FORM.get(self.settings.model.method)
+
+    @property
+    def value(self) -> float:
+        """Of a method in closed form: the value that validation chose."""
+        network = self.encoders[0][1]
+        assert isinstance(network, ChosenValue)
+        return float(network.value)
+
+    @cached_property
+    def fitted(self) -> Scorer:
+        """A method in closed form, fitted anew: a function of the train data and :attr:`value`."""
+        assert self.closed_form is not None
+        found = self.closed_form.fit(self.dataset.graph, self.value)
+        assert not isinstance(found, BaselineSkipped)  # it fitted when it was trained
+        return found
 
     @cached_property
     def fusion(self) -> Fusion | None:
@@ -130,21 +154,32 @@ class LoadedRun:
 
     def require_row(self, row: str) -> None:
         """Raise InputError unless the run can rank by ``row``."""
-        rows = (*self.names, *ENSEMBLES, *(() if self.fusion is None else (FUSED,)))
+        ensembles = () if self.closed_form else ENSEMBLES
+        rows = (*self.names, *ensembles, *(() if self.fusion is None else (FUSED,)))
         if row not in rows:
             raise InputError(f"row: expected one of {', '.join(rows)}, got {row!r}")
 
     def scorer(self, row: str) -> Scorer:
         """The scorer of one row; raises InputError for an unknown one."""
         self.require_row(row)
+        if self.closed_form is not None:
+            return self.fitted
         return self._fused(self.embeddings("concatenation")) if row == FUSED else self.embeddings(row)
 
     def embeddings(self, row: str) -> EmbeddingScorer:
         """The scorer of a member or an ensemble of them; raises InputError for another row."""
+        self._require_networks("embeddings")
         if row not in (*self.names, *ENSEMBLES):
             known = ", ".join((*self.names, *ENSEMBLES))
             raise InputError(f"row: expected one that has embeddings, {known}, got {row!r}")
         return make_scorer(row, self.names, self.vectors, self.dataset.graph, self.present)
+
+    def _require_networks(self, what: str) -> None:
+        if self.closed_form is not None:
+            method = self.settings.model.method
+            raise InputError(
+                f"{what}: expected a run of networks, got one of {method}, which reads no features"
+            )
 
     def _fused(self, networks: EmbeddingScorer) -> FusedScorer:
         assert self.fusion is not None
@@ -158,12 +193,13 @@ class LoadedRun:
         interactions. This worker must host all members.
 
         Raises:
-            InputError: an unknown row.
+            InputError: an unknown row, or a run of a method in closed form, which knows nothing of such items.
 
         Args:
             row: what to score with.
             rows: every modality's rows of the n new items.
         """
+        self._require_networks("new items")
         self.require_row(row)
         if row == FUSED:
             return self._fused(self._with_new_items("concatenation", rows))
@@ -228,17 +264,6 @@ def open_run(
         data,
         members := members_of(data, settings.model),
         mesh or one_process(len(members), local_device(settings.cluster.use_gpu)),
-    )
-
-
-def choose_linear_peer(run: LoadedRun) -> Fusion | BaselineSkipped:
-    """The fusion of a run's best model with EASE, chosen on validation; this process must host all members."""
-    return choose_fusion(
-        run.embeddings("concatenation"),
-        len(run.members),
-        run.dataset.graph,
-        _lists(run.dataset, "valid"),
-        metric=run.settings.evaluation.select_metric,
     )
 
 
@@ -317,32 +342,3 @@ class EvaluationJob:
 def evaluate_on_worker(job: EvaluationJob, mesh: Mesh) -> Iterator[tuple[str, RowResult]]:
     """:func:`evaluate_model` on one worker of many: it embeds the modalities it hosts and ranks its share of users."""
     yield from evaluate_model(open_run(job.run, job.dataset, mesh=mesh), job.protocol, job.rows)
-
-
-@dataclass(frozen=True)
-class BaselineResult:
-    """One baseline: its metrics or why it was skipped, and what was chosen on validation (empty if nothing)."""
-
-    name: str
-    result: RowResult | BaselineSkipped
-    choice: str = ""
-
-
-def evaluate_baselines(dataset: Dataset, protocol: Protocol, select_metric: str) -> Iterator[BaselineResult]:
-    """Popularity, item-kNN and EASE, fitted on train; EASE's lambda is the best on validation by ``select_metric``."""
-    relevant, masked = evaluated(dataset, protocol)
-    mesh = one_process(1)
-
-    def result(scorer: Scorer) -> RowResult:
-        return evaluate(scorer, dataset.graph, relevant, protocol.ks, mesh, also_masked=masked)
-
-    yield BaselineResult("popularity", result(fit_popularity(dataset.graph)))
-    knn = fit_item_knn(dataset.graph)
-    yield BaselineResult("item-knn", knn if isinstance(knn, BaselineSkipped) else result(knn))
-    del knn
-    ease = choose_ease(dataset.graph, _lists(dataset, "valid"), metric=select_metric)
-    if isinstance(ease, BaselineSkipped):
-        yield BaselineResult("ease", ease)
-    else:
-        choice = f"lambda = {ease[1]:g}, chosen on validation by {select_metric}"
-        yield BaselineResult("ease", result(ease[0]), choice)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from gnnmr_dist.baselines import CLOSED_FORM
 from gnnmr_dist.config import ModelSettings
 from gnnmr_dist.data.dataset import Dataset, ModalityInfo
 from gnnmr_dist.errors import InputError, bad_input
@@ -33,9 +34,13 @@ class Member:
 def members_of(dataset: Dataset, settings: ModelSettings) -> tuple[Member, ...]:
     """The M members that the settings name, in their order; a baseline's only member bears the method's name.
 
+    A method in closed form has one member, which reads nothing, whatever the settings name.
+
     Raises:
         InputError: an entry names no modality of the data set, or two members would have one name.
     """
+    if settings.method in CLOSED_FORM:
+        return (Member(settings.method, ()),)
     modalities = tuple(dataset.modalities)
     found = [member for entry in settings.members for member in _entry(entry, modalities)]
     if settings.method != "gnnmr" and len(found) == 1:

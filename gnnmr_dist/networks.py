@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from gnnmr_dist.baselines import CLOSED_FORM
 from gnnmr_dist.config import ModelSettings
 from gnnmr_dist.errors import InputError
 from gnnmr_dist.models.a2cmhne import A2CMHNE, ContentEncoder
+from gnnmr_dist.models.chosen_value import ChosenValue
 from gnnmr_dist.models.encoder import Encoder, Network, make_layer
 from gnnmr_dist.models.id_tables import Maker
 from gnnmr_dist.models.inputs import Kind
@@ -138,6 +140,12 @@ def mmgcn(plan: Plan) -> MMGCN:
     return network
 
 
+def chosen_value(plan: Plan) -> ChosenValue:
+    """See :class:`ChosenValue`; nothing of the plan matters to it."""
+    del plan
+    return ChosenValue()
+
+
 def _refuse_layers(plan: Plan) -> None:
     if plan.num_layers:
         method = plan.settings.method
@@ -149,4 +157,5 @@ NETWORKS: dict[str, Callable[[Plan], Network]] = {
     "pmgt": pmgt,
     "vbpr": vbpr,
     "mmgcn": mmgcn,
+    **dict.fromkeys(CLOSED_FORM, chosen_value),
 }

@@ -39,6 +39,7 @@ _IDS: dict[str, Any] = {"members": ("id",), "item_id": "all", "linear_peer": Fal
 _ALL: dict[str, Any] = {"members": ("all",), "linear_peer": False}
 _BPR: dict[str, Any] = {"supervised": "bpr", "distill_weight": 0.0}
 _DOT: dict[str, Any] = {"score": "dot", "temperature": 1.0}
+_CLOSED: Nested = {"model": {"members": ("id",), "linear_peer": False}, "loss": {"distill_weight": 0.0}}
 
 METHODS: dict[str, Nested] = {
     "gnnmr": {},
@@ -73,6 +74,10 @@ METHODS: dict[str, Nested] = {
         "sampling": {"num_neighbors": ()},
         "training": {"learning_rate": 1e-2},
     },
+    # In closed form (baselines.py, closed_form.py): fitted once for every value that is tried on validation.
+    "popularity": _CLOSED,
+    "item-knn": _CLOSED,
+    "ease": _CLOSED,
 }
 
 

@@ -100,7 +100,7 @@ class Recommender:
         """
         if not isinstance(self._scorer, EmbeddingScorer):
             raise InputError(
-                "--approximate: expected a row that has embeddings, such as concatenation, got one with the linear peer"
+                "--approximate: expected a row that has embeddings, such as concatenation, got one that has none"
             )
         index = ApproximateIndex(self._scorer, users, self._seen, self.k, recall)
         self._index = index
@@ -176,7 +176,7 @@ def command(argv: Sequence[str] | None) -> None:
     users = _users(run, arguments)
     new = None if arguments.new_items is None else read_new_items(arguments.new_items, run.dataset)
     row = arguments.row
-    if row is None and arguments.approximate is not None:
+    if row is None and arguments.approximate is not None and run.closed_form is None:
         row = "concatenation"  # the best that an index can hold
     recommender = Recommender(run, arguments.k, row, new_items=new, include_seen=arguments.include_seen)
     notes = [*(new.notes if new else ()), *_unknown_users(run, users)]
@@ -212,7 +212,8 @@ def _unknown_users(run: LoadedRun, users: Int64Array) -> list[str]:
     count = int((run.dataset.graph.degree()[users] == 0).sum())
     if not count:
         return []
-    return [f"{count} of {users.size} users have no train interactions: they get the mean user's embedding"]
+    what = "the mean user's embedding" if run.closed_form is None else "popularity"
+    return [f"{count} of {users.size} users have no train interactions: they get {what}"]
 
 
 def _check_output(output: str) -> None:

@@ -134,10 +134,14 @@ def pretraining_line(record: Record) -> str:
 
 
 def epoch_line(record: Record, epochs: int, metric: str, elapsed: float) -> str:
-    """One epoch in one line: losses (mean over modalities), validation if there was one, and times."""
+    """One epoch in one line: losses (mean over modalities), validation if there was one, and times.
+
+    Of a method in closed form: the value tried instead of losses.
+    """
     losses = list(record["losses"].values())
-    names = list(losses[0])
-    parts = [f"{name} {sum(loss[name] for loss in losses) / len(losses):.4f}" for name in names]
+    names = list(losses[0]) if losses else []
+    tried = [f"{name} {value:g}" for name, value in record.get("tried", {}).items()]
+    parts = tried + [f"{name} {sum(loss[name] for loss in losses) / len(losses):.4f}" for name in names]
     line = f"epoch {record['epoch'] + 1:>3}/{epochs}  {'  '.join(parts)}"
     if "valid" in record:
         best = record["best"]

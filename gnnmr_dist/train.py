@@ -9,15 +9,16 @@ from functools import partial
 from pathlib import Path
 
 from gnnmr_dist import storage
-from gnnmr_dist.baselines import BaselineSkipped
+from gnnmr_dist.baselines import CLOSED_FORM, BaselineSkipped
 from gnnmr_dist.checkpoint import Checkpoint, check_same_run
 from gnnmr_dist.cli import Parser, add_settings, given_settings, guarded, settings_from
+from gnnmr_dist.closed_form import choices_of, choose_linear_peer, train_session
 from gnnmr_dist.config import Settings, build
 from gnnmr_dist.data.dataset import Dataset, open_dataset
 from gnnmr_dist.distributed.mesh import check_groups, local_device, one_process
 from gnnmr_dist.errors import InputError, RunError
-from gnnmr_dist.fitting import Record, check_settings, fit, open_session, run_info
-from gnnmr_dist.loaded import choose_linear_peer, open_run
+from gnnmr_dist.fitting import Record, check_settings, open_session, run_info
+from gnnmr_dist.loaded import open_run
 from gnnmr_dist.reporting import EpochProgress, MetricsLog
 from gnnmr_dist.runs import CHECKPOINTS, METRICS, OneProcessHooks, RunDirectory
 
@@ -93,7 +94,9 @@ def train(
     print(_opening(dataset, settings, info.members, groups, start), flush=True)
     metric = settings.evaluation.select_metric
     steps = -(-dataset.graph.num_edges // settings.training.global_batch_size)
-    with EpochProgress(settings.training.epochs, steps, metric) as progress:
+    closed = CLOSED_FORM.get(settings.model.method)
+    epochs = len(closed.values) if closed else settings.training.epochs
+    with EpochProgress(epochs, steps, metric) as progress:
 
         def show(record: Record) -> None:
             progress.show(record)
@@ -109,7 +112,10 @@ def train(
             begin = partial(run.begin, info, settings, {"command": sys.argv})
             finished = train_on_ray(_absolute(dataset.path), output, settings, address, show, begin)
     close(run, settings, finished)
-    if settings.model.linear_peer:
+    if closed:
+        for name, choice in choices_of(open_run(run.address, dataset.path)).items():
+            print(f"{name}: {choice}")
+    elif settings.model.linear_peer:
         _fuse(run, dataset)
     print(f"next: python -m gnnmr_dist.evaluate --run {shlex.quote(run.address)} --split test")
 
@@ -126,7 +132,7 @@ def _here(
     session = open_session(dataset, settings, mesh, start)
     run.begin(info, settings, {"command": sys.argv})
     log = MetricsLog(run.place(METRICS), session.state.epoch, session.state.step)
-    fit(session, OneProcessHooks(run, log, show, settings.training.keep_checkpoints))
+    train_session(session, OneProcessHooks(run, log, show, settings.training.keep_checkpoints))
     log.flush()
     return session.state.finished
 

@@ -7,7 +7,7 @@ W workers = R replicas x G modality groups; rank = replica * G + group. Scores a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import pairwise
@@ -147,6 +147,12 @@ class Mesh:
         if self.world_size == 1:
             return [own]
         return self._gather_ragged(own, None, self.world_size)
+
+    def gather_numbers(self, own: Mapping[str, float]) -> list[dict[str, float]]:
+        """Every worker's numbers by name, to a tenth, in order of rank; all workers have the same names."""
+        row = torch.tensor([list(own.values())], dtype=torch.float64, device=self.device)
+        every = [some[0].tolist() for some in self.gather_world(row)]
+        return [dict(zip(own, (round(value, 1) for value in some), strict=True)) for some in every]
 
     @staticmethod
     def _gather_ragged(own: Tensor, axis: dist.ProcessGroup | None, size: int) -> list[Tensor]:

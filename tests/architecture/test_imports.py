@@ -29,7 +29,7 @@ LAYERS: dict[str, set[str]] = {
     "data": {"data"},
     "distributed": {"distributed"},
     "loop": {"training", "fitting", "memory", "runs", "inference", "evaluation", "checkpoint", "reporting"}
-    | {"loaded", "new_items", "members", "mapped", "networks", "pretraining"},
+    | {"loaded", "new_items", "members", "mapped", "networks", "pretraining", "closed_form"},
     "launch": {"launch", "connection"},
     "entry": {"api", "train", "evaluate", "recommend", "prepare", "__main__"},
 }

@@ -20,6 +20,7 @@ from commands import (
     steps,
     train_command,
     train_workers,
+    validations,
     wait_for,
 )
 
@@ -49,6 +50,17 @@ def test_four_workers_are_two_replicas_of_two_modalities(
     assert steps(tmp_path / "run") == steps(undisturbed)
     # float32 sums in another order: of 312 losses the worst seen differs by 1.2e-5, all others by less than 1e-5
     np.testing.assert_allclose(losses(tmp_path / "run"), losses(undisturbed), rtol=2e-5)
+
+
+def test_a_method_in_closed_form_takes_the_same_path(head: Head, dataset: Path, tmp_path: Path) -> None:
+    """Two workers fit each and rank half of the users: the bits of one process."""
+    for workers, address in (("0", None), ("2", head.address)):
+        options = ["--method", "item-knn", "--num-workers", workers]
+        ended = run(train_command(dataset, tmp_path / workers, *options), address)
+        assert (ended.code, ended.err) == (0, "")
+        assert "epoch   6/6  neighbours -1  valid Recall@20 " in ended.out
+    assert len(validations(tmp_path / "0")) == 6
+    assert_same(tmp_path / "2", tmp_path / "0")
 
 
 def test_a_worker_killed_mid_epoch_is_replaced_and_nothing_changes(

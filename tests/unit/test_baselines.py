@@ -12,14 +12,15 @@ from gnnmr_dist.baselines import (
     BaselineSkipped,
     ItemWeightScorer,
     UserWeightScorer,
-    choose_ease,
     fit_ease,
     fit_item_knn,
     fit_popularity,
 )
+from gnnmr_dist.closed_form import choose, value_on
+from gnnmr_dist.data.dataset import Interactions
 from gnnmr_dist.data.graph import Graph, build_graph
-from gnnmr_dist.metrics import metric_sums
-from gnnmr_dist.ranking import ItemLists, Scorer, item_lists, rank_top_k, train_counts, train_items
+from gnnmr_dist.evaluation import Relevant, relevant_items
+from gnnmr_dist.ranking import Scorer
 
 
 def graph_of(matrix: np.ndarray) -> Graph:
@@ -101,6 +102,22 @@ def test_ease_through_users_equals_the_closed_form(l2: float) -> None:
     np.testing.assert_allclose(all_scores(scorer, 12), expected, atol=2e-6)
 
 
+def test_of_equal_neighbours_the_smaller_item_numbers_stay() -> None:
+    """Against a stable sort of every column; few users, so many cosines are equal."""
+    matrix = random_matrix(5, 40)
+    graph = graph_of(matrix)
+    every = fit_item_knn(graph)
+    assert isinstance(every, ItemWeightScorer)
+    for neighbours in (1, 3, 20, 39):
+        expected = every.weights.copy()
+        dropped = np.argsort(-expected, axis=0, kind="stable")[neighbours:]
+        np.put_along_axis(expected, dropped, 0.0, axis=0)
+        few = fit_item_knn(graph, neighbours=neighbours)
+        assert isinstance(few, ItemWeightScorer)
+        np.testing.assert_array_equal(few.weights, expected)
+        assert ((few.weights > 0).sum(axis=0) <= neighbours).all()
+
+
 def test_a_user_without_train_interactions_gets_popularity() -> None:
     for shape in ((30, 12), (12, 30)):
         matrix = random_matrix(*shape)
@@ -115,37 +132,11 @@ def test_what_does_not_fit_in_memory_is_skipped_with_a_reason() -> None:
     for skipped in (
         fit_ease(graph, 1.0, memory_limit=24 * 12**2 - 1),
         fit_item_knn(graph, memory_limit=4 * 12**2 - 1),
-        choose_ease(graph, train_items(graph), memory_limit=0),
     ):
         assert isinstance(skipped, BaselineSkipped)
         assert "12 x 12" in skipped.reason
     assert not isinstance(fit_ease(graph, 1.0, memory_limit=24 * 12**2), BaselineSkipped)
     assert not isinstance(fit_item_knn(graph, memory_limit=4 * 12**2), BaselineSkipped)
-
-
-def evaluate(graph: Graph, scorer: Scorer, lists: ItemLists) -> tuple[float, float]:
-    users = np.flatnonzero(lists.counts() > 0)
-    ranked, _ = rank_top_k(scorer, users, train_items(graph), 20)
-    result = metric_sums(ranked, lists.select(users), [20], train_counts(graph)).result()
-    return result["Recall@20"], result["NDCG@20"]
-
-
-def test_choose_ease_takes_the_best_on_validation() -> None:
-    rng = np.random.default_rng(5)
-    taste = np.kron(np.eye(4), np.ones((15, 12)))
-    matrix = (rng.random(taste.shape) < 0.05 + 0.5 * taste).astype(np.float64)
-    held_out = (matrix > 0) & (rng.random(matrix.shape) < 0.3)
-    graph = graph_of(matrix * ~held_out)
-    valid = item_lists(*np.nonzero(held_out), matrix.shape[0])
-    grid = (0.001, 1.0, 1e5)
-    chosen = choose_ease(graph, valid, grid)
-    assert not isinstance(chosen, BaselineSkipped)
-    values = {l2: evaluate(graph, fitted(fit_ease(graph, l2)), valid)[0] for l2 in grid}
-    assert len(set(values.values())) == 3
-    assert chosen[1] == max(values, key=lambda l2: values[l2])
-    for bad in ((), (0.0,)):
-        with pytest.raises(ValueError, match=r"empty|positive"):
-            choose_ease(graph, valid, bad)
 
 
 @dataclass(frozen=True)
@@ -190,7 +181,7 @@ REFERENCES = [
 ]
 
 
-def load(folder: Path) -> tuple[Graph, ItemLists, ItemLists]:
+def load(folder: Path) -> tuple[Graph, Relevant, Relevant]:
     table = pq.read_table(folder / "interactions.parquet", columns=["user", "item", "split"])
     users, items = table["user"].to_numpy(), table["item"].to_numpy()
     split = np.array(table["split"].to_pylist())
@@ -200,15 +191,16 @@ def load(folder: Path) -> tuple[Graph, ItemLists, ItemLists]:
     graph = build_graph(users[train], items[train], num_users, num_items)
     return (
         graph,
-        item_lists(users[valid], items[valid], num_users),
-        item_lists(users[test], items[test], num_users),
+        relevant_items(Interactions(users[valid], items[valid], None, None), num_users),
+        relevant_items(Interactions(users[test], items[test], None, None), num_users),
     )
 
 
 @pytest.mark.parametrize("reference", REFERENCES, ids=lambda reference: reference.name)
 def test_reference_points(reference: Reference, data_root: Path) -> None:
+    """Their item-kNN has all neighbours, whatever validation would choose."""
     graph, valid, test = load(data_root / reference.name)
-    chosen = choose_ease(graph, valid)
+    chosen = choose("ease", graph, valid)
     assert not isinstance(chosen, BaselineSkipped)
     ease, l2 = chosen
     assert l2 == reference.l2
@@ -217,4 +209,6 @@ def test_reference_points(reference: Reference, data_root: Path) -> None:
         (fitted(fit_item_knn(graph)), reference.item_knn),
         (ease, reference.ease),
     ):
-        assert evaluate(graph, scorer, test) == pytest.approx(expected, abs=reference.tolerance)
+        assert tuple(
+            value_on(test, scorer, graph, f"{name}@20") for name in ("Recall", "NDCG")
+        ) == pytest.approx(expected, abs=reference.tolerance)

@@ -3,13 +3,14 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from gnnmr_dist.baselines import BaselineSkipped
+from gnnmr_dist.baselines import CLOSED_FORM, BaselineSkipped
 from gnnmr_dist.evaluate import METRICS, evaluate_run, main
 from gnnmr_dist.loaded import LoadedRun, Protocol
 from gnnmr_dist.reporting import markdown_table
@@ -98,7 +99,9 @@ def test_the_runs_own_json_says_where_the_numbers_come_from(written: Path, loade
     assert origin["masked"] == ["train"]
     assert origin["users_evaluated"] == len(sets(loaded, "test"))
     assert origin["users_without_train"] == len(set(sets(loaded, "test")) - set(sets(loaded, "train"))) > 0
-    assert origin["choices"]["ease"].startswith("lambda = ")
+    assert origin["choices"]["ease"].startswith("l2 = ")
+    assert origin["choices"]["item-knn"].startswith("neighbours = ")
+    assert set(origin["choices"]) == {"ease", "item-knn"}
     assert {"torch", "gnnmr-dist", "python"} <= set(origin["versions"])
 
 
@@ -126,9 +129,8 @@ def test_per_user_values_average_to_the_table(written: Path, loaded: LoadedRun) 
 def test_a_skipped_baseline_has_a_reason_and_no_row(
     planted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(
-        "gnnmr_dist.loaded.choose_ease", lambda *_, **__: BaselineSkipped("EASE skipped: too big")
-    )
+    too_large = replace(CLOSED_FORM["ease"], too_large=lambda *_: BaselineSkipped("EASE skipped: too big"))
+    monkeypatch.setitem(CLOSED_FORM, "ease", too_large)
     run = tmp_path / "run"
     shutil.copytree(planted, run)
     assert main(["--run", str(run), "--split", "valid", "--ks", "3", "--json", str(tmp_path / "n.json")]) == 0

@@ -11,11 +11,13 @@ import torch
 from helpers import planted
 
 import gnnmr_dist as gnnmr
-from gnnmr_dist.baselines import BaselineSkipped, choose_ease, fit_ease, value_on
+from gnnmr_dist.baselines import BaselineSkipped, fit_ease
+from gnnmr_dist.closed_form import choose, choose_fusion, value_on
 from gnnmr_dist.data.dataset import Dataset
 from gnnmr_dist.errors import InputError
-from gnnmr_dist.fusion import FusedScorer, Fusion, choose_fusion
-from gnnmr_dist.ranking import EmbeddingScorer, ItemLists, item_lists
+from gnnmr_dist.evaluation import Relevant, relevant_items
+from gnnmr_dist.fusion import FusedScorer, Fusion
+from gnnmr_dist.ranking import EmbeddingScorer
 from gnnmr_dist.runs import RunDirectory
 
 
@@ -37,9 +39,8 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return planted(tmp_path_factory.mktemp("fusion") / "d", 2)
 
 
-def valid_lists(dataset: Dataset) -> ItemLists:
-    pairs = dataset.interactions("valid")
-    return item_lists(pairs.users, pairs.items, dataset.num_users)
+def relevant(dataset: Dataset) -> Relevant:
+    return relevant_items(dataset.interactions("valid"), dataset.num_users)
 
 
 def random_networks(dataset: Dataset, scale: float) -> EmbeddingScorer:
@@ -49,9 +50,9 @@ def random_networks(dataset: Dataset, scale: float) -> EmbeddingScorer:
 
 
 def test_validation_chooses_weight_and_l2(dataset: Dataset) -> None:
-    valid, graph, networks = valid_lists(dataset), dataset.graph, random_networks(dataset, 1.0)
+    valid, graph, networks = relevant(dataset), dataset.graph, random_networks(dataset, 1.0)
     found = choose_fusion(networks, 2, graph, valid, metric="Recall@5")
-    ease = choose_ease(graph, valid, metric="Recall@5")
+    ease = choose("ease", graph, valid, metric="Recall@5")
     assert isinstance(found, Fusion)
     assert not isinstance(ease, BaselineSkipped)
     assert found.l2 == ease[1]
@@ -64,10 +65,10 @@ def test_validation_chooses_weight_and_l2(dataset: Dataset) -> None:
 
 
 def test_a_peer_that_does_not_help_has_no_weight(dataset: Dataset) -> None:
-    valid, graph = valid_lists(dataset), dataset.graph
+    valid, graph = relevant(dataset), dataset.graph
     truth = torch.zeros(dataset.num_users, dataset.num_items)
-    for user in range(dataset.num_users):
-        truth[user, valid.items[valid.indptr[user] : valid.indptr[user + 1]]] = 1e6
+    pairs = dataset.interactions("valid")
+    truth[pairs.users.tolist(), pairs.items.tolist()] = 1e6
     oracle = EmbeddingScorer(truth, torch.eye(dataset.num_items))
     found = choose_fusion(oracle, 2, graph, valid, metric="Recall@5")
     assert isinstance(found, Fusion)

@@ -11,6 +11,7 @@ from helpers import all_rows, category_table, dense_table, make_settings, random
 from torch import Tensor
 from torch.nn import functional
 
+from gnnmr_dist.baselines import CLOSED_FORM
 from gnnmr_dist.config import Settings
 from gnnmr_dist.data.sampling import NeighborSampling
 from gnnmr_dist.data.steps import gather_rows, node_batch
@@ -25,7 +26,8 @@ GRAPH = random_graph(5, num_users=8, num_items=6, num_edges=22)
 TABLES = [dense_table(6, 5, missing=(2,)), category_table(6, missing=(4,))]
 INPUTS: list[Any] = [("dense", 5), ("category", 3)]
 LAYERLESS = ("bpr-mf", "vbpr", "pmgt")
-METHODS = [*NETWORKS, "gnnmr", "lightgcn", "bpr-mf"]
+FEATURED = [*(name for name in NETWORKS if name not in CLOSED_FORM), "gnnmr"]
+METHODS = [*FEATURED, "lightgcn", "bpr-mf"]
 
 
 def settings_of(method: str, **model: Any) -> Settings:
@@ -38,12 +40,12 @@ def settings_of(method: str, **model: Any) -> Settings:
 def network(method: str, **model: Any) -> Network:
     settings = settings_of(method, **model)
     layers = len(settings.sampling.num_neighbors)
-    inputs = INPUTS if method in (*NETWORKS, "gnnmr") else []
+    inputs = INPUTS if method in FEATURED else []
     return build_network(8, 6, inputs, settings.model, layers, key=3)
 
 
 def rows_of(method: str, items: np.ndarray[Any, Any]) -> list[Any]:
-    return [gather_rows(table, items) for table in TABLES] if method in (*NETWORKS, "gnnmr") else []
+    return [gather_rows(table, items) for table in TABLES] if method in FEATURED else []
 
 
 def whole(method: str, made: Network) -> Tensor:
