@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from glob import glob
 from pathlib import Path
 
 import pytest
@@ -86,8 +87,13 @@ def call(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command(home, *words), env=environment(), text=True, capture_output=True)
 
 
+def found(home: Path, pattern: str) -> list[Path]:
+    """Files of jobs; unlike ``Path.rglob``, ``glob`` bears directories that vanish under it."""
+    return [Path(file) for file in glob(str(home / "out" / "jobs" / "**" / pattern), recursive=True)]
+
+
 def results(home: Path) -> dict[str, int]:
-    files = (home / "out" / "jobs").rglob("evaluation-test.json")
+    files = found(home, "evaluation-test.json")
     return {str(file.relative_to(home)): file.stat().st_mtime_ns for file in files}
 
 
@@ -99,9 +105,7 @@ def kill_in_training(home: Path) -> tuple[dict[str, int], Path]:
     try:
         end = time.monotonic() + 200
         while time.monotonic() < end:
-            saved = (home / "out" / "jobs").rglob(
-                "checkpoints/*/epoch-0000[1-5]-*/manifest.json"
-            )  # far from its end
+            saved = found(home, "checkpoints/*/epoch-0000[1-5]-*/manifest.json")  # far from its end
             cut = [file.parents[3] for file in saved]
             cut = [run for run in cut if not (run / "evaluation-test.json").exists()]
             if results(home) and cut:
