@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 
-
 _IN_ADDRESS = re.compile(r"(://)[^\s/@:]*:[^\s@]+@")
 _NAMES = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)$")
 _SHORTEST = 8  # characters: what is shorter stands in too many words

@@ -1,6 +1,7 @@
 """A run directory: what is in it, and how training writes it.
 
-settings.toml  run.json  status.json  metrics.jsonl  checkpoints/attempt-NNN/epoch-..-step-../  model/  (then evaluation and lists)
+settings.toml  run.json  status.json  metrics.jsonl  checkpoints/attempt-NNN/epoch-..-step-../  model/  (then evaluation
+and lists; trackers.json and their folders where trackers were asked for)
 """
 
 from __future__ import annotations

@@ -32,14 +32,20 @@ PLACE = "epoch"
 """What every entry has: epochs done, with a fraction."""
 
 
-def check_trackers(reporting: ReportingSettings) -> None:
-    """Refuse trackers that are not installed; raises InputError naming the extra."""
+def check_trackers(reporting: ReportingSettings, output: str) -> None:
+    """Refuse trackers that are not installed, or that cannot write where they are told to.
+
+    Raises:
+        InputError: naming the extra that installs it, or the setting.
+    """
     for name in reporting.trackers:
         if importlib.util.find_spec(MODULES[name]) is None:
             raise InputError(
                 f"trackers: expected {MODULES[name]} to be installed for {name} (pip install 'gnnmr-dist[{name}]'), "
                 "got no such package"
             )
+    if "wandb" in reporting.trackers and reporting.wandb_offline and storage.is_uri(output):
+        raise InputError(f"wandb_offline: expected a run directory on this machine, got {output}")
 
 
 @dataclass(frozen=True)
@@ -199,14 +205,15 @@ class WeightsAndBiases:
             raise RunError("no key: expected WANDB_API_KEY, `wandb login`, or --wandb-offline")
         known = home.known("wandb")
         name = known or secrets.token_hex(4)
-        directory, _ = home.place("wandb")
+        directory, inside = home.place("wandb")
+        self._scratch = None if inside else directory
         self._mark = directory / f"{name}.step" if offline else None  # an unsent run cannot be asked
         self._run = wandb.init(
             project=reporting.experiment,
             name=home.name,
             id=name,
             resume="allow",
-            dir=str(directory.parent if directory.name == "wandb" else directory),
+            dir=str(directory.parent if inside else directory),
             mode="offline" if offline else "online",
             config=home.parameters(),
             settings=wandb.Settings(**QUIET),
@@ -227,6 +234,8 @@ class WeightsAndBiases:
     def close(self, finished: bool) -> None:
         """See :class:`Tracker`."""
         self._run.finish(exit_code=0 if finished else 1)
+        if self._scratch is not None:
+            storage.remove_tree(self._scratch)
 
 
 QUIET: dict[str, Any] = {

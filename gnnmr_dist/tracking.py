@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from gnnmr_dist.errors import innermost_error, without_secrets
@@ -112,7 +113,7 @@ class Tracking:
     def begin(self) -> None:
         """Open every tracker that the settings ask for."""
         for name in self._home.settings.reporting.trackers:
-            self._feeds.append(Feed(name, lambda make=OPEN[name]: make(self._home), self._say))
+            self._feeds.append(Feed(name, partial(OPEN[name], self._home), self._say))
 
     def show(self, record: Record) -> None:
         """Pass a record on."""

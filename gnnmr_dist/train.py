@@ -85,7 +85,7 @@ def train(
     """
     run, info = RunDirectory(output), run_info(dataset, settings)
     check_settings(dataset, settings)
-    check_trackers(settings.reporting)
+    check_trackers(settings.reporting, output)
     workers = settings.cluster.num_workers
     try:
         groups = check_groups(max(workers, 1), len(info.members), settings.cluster.modality_groups)

@@ -20,7 +20,6 @@ from torch import Tensor
 
 from gnnmr_dist.errors import InputError
 
-
 EXCHANGED = ("scores", "dense gradients", "row gradients")
 """What the steps of training exchange."""
 

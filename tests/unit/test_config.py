@@ -47,6 +47,10 @@ def legal_values(name: str, field: Any) -> st.SearchStrategy[Any]:
         return st.lists(st.integers(1, 500), max_size=4, unique=True).map(lambda ks: tuple({20, *ks}))
     if name == "members":
         return st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=1).map(tuple)
+    if name == "trackers":
+        return st.lists(st.sampled_from(["tensorboard", "mlflow", "wandb"]), unique=True).map(tuple)
+    if name == "experiment":
+        return st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
     if name == "select_metric":
         return st.sampled_from(["Recall@20", "NDCG@20", "MRR@20"])
     if kind is str:
