@@ -159,6 +159,9 @@ def test_numbers_out_of_range_are_refused(name: str, value: Any) -> None:
         ("ks", [0, 20]),
         ("ks", [20, 20]),
         ("encoder", "GAT"),
+        ("trackers", ["mlflow", "mlflow"]),
+        ("trackers", ["none", "mlflow"]),
+        ("mlflow_address", "https://joe:hunter2@host"),
     ],
 )
 def test_bounds(name: str, value: Any) -> None:
@@ -205,3 +208,15 @@ def test_the_paper_preset_is_the_papers() -> None:
     assert (loss.supervised, loss.teacher, training.global_batch_size) == ("bpr", "scores", 256)
     assert 0.5 <= loss.distill_weight <= 1
     assert value_of(settings, "exclude_supervision") is False
+
+
+def test_trackers_can_be_turned_off_from_the_command_line() -> None:
+    assert build(("command line", {"reporting": {"trackers": ["none"]}})).reporting.trackers == ()
+
+
+def test_no_message_tells_a_password() -> None:
+    for values in (
+        {"mlflow_address": "https://joe:hunter2@host"},
+        {"mlflow_adress": "https://joe:hunter2@host"},
+    ):
+        assert "hunter2" not in refused({"reporting": values})

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from gnnmr_dist.reporting import EpochProgress, MetricsLog, epoch_line, read_records
+from gnnmr_dist import storage
+from gnnmr_dist.reporting import EpochProgress, MetricsLog, epoch_line, read_records, records_backwards
 
 
 def step(epoch: int, number: int) -> dict[str, Any]:
@@ -88,6 +89,42 @@ def test_a_flush_to_an_object_store_sends_only_what_is_new(tmp_path: Path) -> No
     assert told(address) == WHOLE[:5]
     MetricsLog(address, 1, 0)
     assert told(address) == WHOLE[:3]
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_records_come_backwards_and_only_as_far_as_asked(
+    tmp_path: Path, remote: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = f"{'file://' if remote else ''}{tmp_path}/metrics.jsonl"
+    write(address, WHOLE)
+    log = MetricsLog(address, 5, 0)
+    log.write({"kind": "step", "epoch": 2, "step": 0, "name": "é"})
+    log.flush()
+    forwards = read_records(address)
+    for size in (1, 7, 64, 1 << 20):
+        blocks = storage.blocks_backwards
+        with monkeypatch.context() as patch:
+            patch.setattr(storage, "blocks_backwards", lambda file, b=blocks, s=size: b(file, s))
+            assert list(records_backwards(address)) == forwards[::-1]
+    last = next(file for file in sorted(tmp_path.rglob("*.jsonl"), key=lambda f: f.stat().st_mtime)[-1:])
+    with open(last, "ab") as file:
+        file.write(b'{"kind": "st')  # of a process that is writing, or was killed
+    assert list(records_backwards(address)) == forwards[::-1]
+    assert next(records_backwards(address)) == forwards[-1]
+
+
+@pytest.mark.parametrize(("remote", "seconds"), [(False, 5.0), (True, 60.0)])
+def test_records_reach_the_file_by_themselves(
+    tmp_path: Path, remote: bool, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("gnnmr_dist.reporting.time.monotonic", lambda: now[0])
+    address = f"{'file://' if remote else ''}{tmp_path}/metrics.jsonl"
+    log = MetricsLog(address)
+    for record, written in zip(WHOLE[:4], (0, 0, 3, 3), strict=True):
+        log.write(record)
+        assert len(read_records(address)) == written
+        now[0] += seconds / 2 + 0.1
 
 
 def test_a_new_log_is_empty(tmp_path: Path) -> None:

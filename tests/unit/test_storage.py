@@ -70,6 +70,23 @@ def test_an_unusable_uri_is_one_line(uri: str) -> None:
     assert "\n" not in str(error.value)
 
 
+def test_an_address_with_a_password_is_refused_without_telling_it() -> None:
+    with pytest.raises(InputError) as error:
+        storage.resolve("s3://AKIA:hunter2@bucket/run")
+    assert str(error.value).startswith("s3://***@bucket/run: expected an address without a password")
+    assert storage.resolve("file:///tmp/a:b@c").path == "/tmp/a:b@c"
+
+
+def test_reading_from_the_end(address: Callable[[str], str]) -> None:
+    place = address("file")
+    storage.write_bytes_atomic(place, b"0123456789")
+    assert list(storage.blocks_backwards(place, 4)) == [b"6789", b"2345", b"01"]
+    assert abs((storage.modified(place) or 0) - time.time()) < 60
+    storage.write_bytes_atomic(place, b"")
+    assert list(storage.blocks_backwards(place)) == []
+    assert storage.modified(address("absent")) is None
+
+
 def test_reading_what_is_not_there(address: Callable[[str], str]) -> None:
     with pytest.raises(FileNotFoundError):
         storage.read_bytes(address("absent"))

@@ -86,6 +86,7 @@ FIRST = [window(0, 1), window(0, 3), epoch(0), window(1, 1)]
 AGAIN = [window(1, 0), window(1, 1), window(1, 3), epoch(1)]  # cut off after step 6, going on at step 4
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's own use of SQLAlchemy
 def test_mlflow_goes_on_in_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if importlib.util.find_spec("mlflow") is None:
         pytest.skip("mlflow is not installed: pip install 'gnnmr-dist[mlflow]'")

@@ -76,7 +76,7 @@ class Fake:
         if self.hang is not None:
             self.hang.wait(20)
         if step == self.fail_at:
-            raise OSError("https://joe:hunter2@host/api: refused\nand more")
+            raise OSError("no answer from\nhttps://joe:hunter2@host/api")
         self.steps.append(step)
         self.last = step
 
@@ -116,10 +116,7 @@ def test_a_failure_is_told_once_in_one_line_without_secrets(
             while step == 1 and not said:
                 time.sleep(0.01)
     assert fake.steps == [1]
-    assert said == ["tensorboard: and more (training goes on without it)"] or "***@host" in said[0]
-    assert len(said) == 1
-    assert "hunter2" not in said[0]
-    assert "\n" not in said[0]
+    assert said == ["tensorboard: https://***@host/api (training goes on without it)"]
 
 
 def test_one_that_cannot_be_opened_is_told_of_and_training_that_fails_is_too(
