@@ -6,6 +6,7 @@ import os
 import re
 
 _IN_ADDRESS = re.compile(r"(://)[^\s/@:]*:[^\s@]+@")
+_PASSWORD = re.compile(r"://[^\s/@:?#]*:[^\s/@?#]*@")  # the same, but nothing else
 _NAMES = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)$")
 _SHORTEST = 8  # characters: what is shorter stands in too many words
 
@@ -23,7 +24,7 @@ def without_secrets(text: str) -> str:
 
 def holds_password(address: str) -> bool:
     """Whether a URI carries a password, as in ``s3://user:password@bucket``."""
-    return _IN_ADDRESS.search(address) is not None
+    return _PASSWORD.search(address) is not None
 
 
 class InputError(Exception):

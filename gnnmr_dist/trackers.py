@@ -162,10 +162,7 @@ class MLflow:
         self._client, self._metric = MlflowClient(tracking_uri=reporting.mlflow_address or None), Metric
         known = home.known("mlflow")
         if known is None:
-            found = self._client.get_experiment_by_name(reporting.experiment)
-            number = (
-                self._client.create_experiment(reporting.experiment) if found is None else found.experiment_id
-            )
+            number = _experiment(self._client, reporting.experiment)
             self._id = self._client.create_run(number, run_name=home.name).info.run_id
             home.remember("mlflow", self._id)
             parameters = [Param(key, str(value)) for key, value in home.parameters().items()]
@@ -186,6 +183,21 @@ class MLflow:
     def close(self, finished: bool) -> None:
         """See :class:`Tracker`."""
         self._client.set_terminated(self._id, "FINISHED" if finished else "FAILED")
+
+
+def _experiment(client: Any, name: str) -> str:
+    """The id of MLflow's experiment of that name, made if there is none; other runs may be making it right now."""
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return str(client.create_experiment(name))
+        except MlflowException:
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise
+    return str(found.experiment_id)
 
 
 def _mlflow_name(name: str) -> str:
@@ -216,6 +228,7 @@ class WeightsAndBiases:
             dir=str(directory.parent if inside else directory),
             mode="offline" if offline else "online",
             config=home.parameters(),
+            allow_val_change=True,  # of epochs and the like, by --resume
             settings=wandb.Settings(**QUIET),
         )
         if known is None:

@@ -153,7 +153,7 @@ def test_plain_lines_anywhere_and_a_bar_on_a_terminal(
     monkeypatch.setenv("TERM", "xterm")
     stream = Terminal() if terminal else io.StringIO()
     with EpochProgress(2, 2, "Recall@20", stream) as progress:
-        for record in WHOLE:
+        for record in (*WHOLE, {"kind": "steps", "epoch": 1, "step": 1}, {"kind": "saved", "epoch": 1}):
             progress.show(record)
     text = stream.getvalue()
     assert text.count("in all") == 2

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from gnnmr_dist import storage
-from gnnmr_dist.errors import InputError
+from gnnmr_dist.errors import InputError, holds_password
 
 AWKWARD = "a b%20c#d?e&ü"
 
@@ -74,6 +74,7 @@ def test_an_address_with_a_password_is_refused_without_telling_it() -> None:
     with pytest.raises(InputError) as error:
         storage.resolve("s3://AKIA:hunter2@bucket/run")
     assert str(error.value).startswith("s3://***@bucket/run: expected an address without a password")
+    assert not holds_password("s3://bucket/a:b@c?endpoint_override=http://host:9000/x@y")
     assert storage.resolve("file:///tmp/a:b@c").path == "/tmp/a:b@c"
 
 
