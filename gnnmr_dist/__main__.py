@@ -1,4 +1,4 @@
-"""``gnnmr VERB ...`` and ``python -m gnnmr_dist VERB ...``: prepare, train, evaluate, recommend."""
+"""``gnnmr VERB ...`` and ``python -m gnnmr_dist VERB ...``: prepare, train, status, evaluate, recommend."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from gnnmr_dist import __version__
 VERBS = {
     "prepare": "make a data set from tables, RecBole or MMRec files, or planted data",
     "train": "train one network per modality",
+    "status": "how far a run is, in one line",
     "evaluate": "rank all items for all users of a split, beside baselines",
     "recommend": "the best items of given users, or of all",
 }

@@ -202,6 +202,7 @@ def newest_checkpoint(addresses: Sequence[str]) -> tuple[Checkpoint | None, list
 
 FREE_TO_CHANGE = {
     ("cluster", None),
+    ("reporting", None),
     ("training", "epochs"),
     ("training", "patience"),
     ("training", "checkpoint_every_steps"),

@@ -13,37 +13,16 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from gnnmr_dist.errors import InputError
 from gnnmr_dist.presets import method_values
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
-        if cls.model_fields[str(info.field_name)].annotation is not bool:
-            parts = value if isinstance(value, list | tuple) else (value,)
-            if any(isinstance(part, bool) for part in parts):  # pydantic would read true as 1
-                raise ValueError("a truth value stands where none belongs")
-        return value
-
+from gnnmr_dist.sections import ReportingSettings, Section
 
 _Trained = Literal["gnnmr", "gat", "lightgcn", "bpr-mf", "vbpr", "mmgcn", "a2cmhne", "pmgt"]
 
 
-class ModelSettings(_Section):
+class ModelSettings(Section):
     """What is trained: the members of the ensemble, which share these settings."""
 
     method: Literal[_Trained, "popularity", "item-knn", "ease"] = Field(
@@ -101,7 +80,7 @@ class ModelSettings(_Section):
     )
 
 
-class LossSettings(_Section):
+class LossSettings(Section):
     """Truth and peers."""
 
     supervised: Literal["softmax", "bpr"] = Field(
@@ -124,7 +103,7 @@ class LossSettings(_Section):
     )
 
 
-class SamplingSettings(_Section):
+class SamplingSettings(Section):
     """Neighbour sampling."""
 
     num_neighbors: tuple[int, ...] = Field(
@@ -149,7 +128,7 @@ class SamplingSettings(_Section):
         return value
 
 
-class PretrainingSettings(_Section):
+class PretrainingSettings(Section):
     """The stage before training, of methods that have one (pmgt)."""
 
     pretrain_epochs: int = Field(30, ge=0, description="passes over the items; 0 = none (assumed)")
@@ -160,7 +139,7 @@ class PretrainingSettings(_Section):
     )
 
 
-class TrainingSettings(_Section):
+class TrainingSettings(Section):
     """Optimisation, selection and checkpoints."""
 
     seed: int = Field(0, ge=0, lt=2**63, description="the only source of randomness")
@@ -185,7 +164,7 @@ class TrainingSettings(_Section):
     keep_checkpoints: int = Field(2, ge=1, description="how many of the newest checkpoints stay")
 
 
-class EvaluationSettings(_Section):
+class EvaluationSettings(Section):
     """Full ranking."""
 
     ks: tuple[int, ...] = Field((10, 20, 50), min_length=1, description="cut-offs K")
@@ -207,7 +186,7 @@ class EvaluationSettings(_Section):
         return value
 
 
-class ClusterSettings(_Section):
+class ClusterSettings(Section):
     """Where it runs; none of these changes a result."""
 
     num_workers: int = Field(0, ge=0, description="W Ray Train workers; 0 = this process, without Ray")
@@ -236,7 +215,7 @@ class ClusterSettings(_Section):
     )
 
 
-class Settings(_Section):
+class Settings(Section):
     """All settings of a training run."""
 
     model: ModelSettings = ModelSettings()
@@ -246,6 +225,7 @@ class Settings(_Section):
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     cluster: ClusterSettings = ClusterSettings()
+    reporting: ReportingSettings = ReportingSettings()
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:

@@ -5,19 +5,40 @@ from __future__ import annotations
 import os
 import re
 
+_IN_ADDRESS = re.compile(r"(://)[^\s/@:]*:[^\s@]+@")
+_PASSWORD = re.compile(r"://[^\s/@:?#]*:[^\s/@?#]*@")  # the same, but nothing else
+_NAMES = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)$")
+_SHORTEST = 8  # characters: what is shorter stands in too many words
+
+
+def without_secrets(text: str) -> str:
+    """``text`` without users and passwords in addresses, and without the secrets that environment variables hold.
+
+    A variable is taken for a secret by its name (``WANDB_API_KEY``, ``MLFLOW_TRACKING_PASSWORD``...).
+    """
+    for name, value in os.environ.items():
+        if _NAMES.search(name) and len(value) >= _SHORTEST:
+            text = text.replace(value, "***")
+    return _IN_ADDRESS.sub(r"\1***@", text)
+
+
+def holds_password(address: str) -> bool:
+    """Whether a URI carries a password, as in ``s3://user:password@bucket``."""
+    return _PASSWORD.search(address) is not None
+
 
 class InputError(Exception):
     """Something the user gave is wrong. The message is one line; entry points print it and exit with code 2."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
+        super().__init__(without_secrets(" ".join(message.split())))
 
 
 class RunError(Exception):
     """A run could not go on (diverged, lost its workers...). One line; entry points exit with code 1."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
+        super().__init__(without_secrets(" ".join(message.split())))
 
 
 def bad_input(

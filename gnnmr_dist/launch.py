@@ -29,7 +29,9 @@ from gnnmr_dist.distributed.mesh import Mesh, meet_by_file, process_mesh
 from gnnmr_dist.distributed.placement import worker_resources
 from gnnmr_dist.errors import RunError, innermost_error
 from gnnmr_dist.fitting import Record, Session, open_session
+from gnnmr_dist.gauges import gauges
 from gnnmr_dist.members import members_of
+from gnnmr_dist.pace import Pace
 from gnnmr_dist.reporting import MetricsLog
 from gnnmr_dist.runs import CHECKPOINTS, METRICS, RunDirectory, save_into
 
@@ -161,21 +163,26 @@ def _worker(config: dict[str, Any]) -> None:
     log = None
     if mesh.rank == 0:
         log = MetricsLog(storage.join(job.output, METRICS), session.state.epoch, session.state.step)
-    hooks = _RayHooks(log, job.queue)
-    train_session(session, hooks)
+    hooks = _RayHooks(log, job.queue, Pace.of(session))
+    with gauges(session, hooks.pace, job.output):
+        train_session(session, hooks)
     hooks.end(session)
 
 
 class _RayHooks:
     """Hooks inside a Ray Train worker: checkpoints through ray.train.report, records to the log and to the driver."""
 
-    def __init__(self, log: MetricsLog | None, queue: Any) -> None:
-        self.log, self.queue = log, queue
+    def __init__(self, log: MetricsLog | None, queue: Any, pace: Pace) -> None:
+        self.log, self.queue, self.pace = log, queue, pace
 
     def record(self, record: Record) -> None:
-        """Write the record; epochs also go to the driver."""
+        """Write the record; epochs, and means over some steps, also go to the driver."""
         assert self.log is not None
         self.log.write(record)
+        means = self.pace.take(record)
+        if means is not None:
+            self.log.write(means)
+            self.queue.put(means)
         if record["kind"] in ("epoch", "pretraining"):
             self.log.flush()
             self.queue.put(record)
@@ -195,6 +202,7 @@ class _RayHooks:
             session.mesh.barrier()  # until every worker's files are in the storage
             if self.log is not None:
                 self.queue.put({"kind": "saved", "epoch": session.state.epoch, "valid": dict(metrics)})
+        self.pace.saved()
 
     def end(self, session: Session) -> None:
         """Tell the driver how it finished."""

@@ -6,7 +6,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -18,17 +19,24 @@ from gnnmr_dist.storage import Address
 Record = Mapping[str, Any]
 
 
+LOCAL_SECONDS, REMOTE_SECONDS = 5.0, 60.0
+"""How long records wait at most for their file, in the course of steps: for one on a disk, for a new object."""
+
+
 class MetricsLog:
-    """A JSON-lines file of records, on a local disk or any pyarrow file system.
+    """A JSON-lines file of records, each with the ``time`` it was written (seconds since 1970), wherever it lies.
 
     Opened at a place in training, it drops what a cut-off run wrote beyond that place, so no step stands twice. Lines
-    reach the file at :meth:`flush`: appended on a local disk. Object stores cannot append, so there each flush makes a
-    new file in a directory beside it (``metrics.jsonl``: ``metrics/part-000001.jsonl``...).
+    reach the file at :meth:`flush`, and by themselves some seconds after the last time: appended on a local disk.
+    Object stores cannot append, so there each flush makes a new file in a directory beside it (``metrics.jsonl``:
+    ``metrics/part-000001.jsonl``...).
     """
 
     def __init__(self, address: Address, epoch: int = 0, step: int = 0) -> None:
         self.address = address
         self._pending: list[str] = []
+        self._patience = REMOTE_SECONDS if storage.is_uri(address) else LOCAL_SECONDS
+        self._flushed = time.monotonic()
         if not storage.exists(address):
             storage.write_bytes_atomic(address, b"")
         files = _files(address)
@@ -41,10 +49,13 @@ class MetricsLog:
 
     def write(self, record: Record) -> None:
         """Take one record."""
-        self._pending.append(json.dumps(record) + "\n")
+        self._pending.append(json.dumps({**record, "time": round(time.time(), 3)}) + "\n")
+        if time.monotonic() - self._flushed > self._patience:
+            self.flush()
 
     def flush(self) -> None:
         """Put the records taken so far into the file."""
+        self._flushed = time.monotonic()
         if not self._pending:
             return
         if storage.is_uri(self.address):
@@ -85,6 +96,23 @@ def read_records(address: Address) -> list[dict[str, Any]]:
     """All records of a metrics.jsonl, those in its parts too."""
     lines = (line for file in _files(address) for line in _complete_lines(storage.read_bytes(file)))
     return [json.loads(line) for line in lines]
+
+
+def records_backwards(address: Address) -> Iterator[dict[str, Any]]:
+    """The records of a metrics.jsonl, newest first; only as much is read as is asked for. Broken lines are left out."""
+    for file in reversed(_files(address)):
+        rest = b""
+        for number, block in enumerate(storage.blocks_backwards(file)):
+            whole = block if number else block[: block.rfind(b"\n") + 1]
+            rest, *lines = (whole + rest).split(b"\n")
+            yield from _parsed(reversed(lines))
+        yield from _parsed([rest])
+
+
+def _parsed(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+    for line in lines:
+        with suppress(ValueError):
+            yield json.loads(line)
 
 
 class EpochProgress:

@@ -1,6 +1,7 @@
 """A run directory: what is in it, and how training writes it.
 
-settings.toml  run.json  metrics.jsonl  checkpoints/attempt-NNN/epoch-..-step-../  model/  (then evaluation and lists)
+settings.toml  run.json  status.json  metrics.jsonl  checkpoints/attempt-NNN/epoch-..-step-../  model/  (then evaluation
+and lists; trackers.json and their folders where trackers were asked for)
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,12 +31,14 @@ from gnnmr_dist.config import Settings, to_toml
 from gnnmr_dist.errors import InputError, bad_input
 from gnnmr_dist.fitting import Record, Session, run_info
 from gnnmr_dist.fusion import Fusion, LinearPeer
+from gnnmr_dist.pace import Pace
 from gnnmr_dist.reporting import MetricsLog
 from gnnmr_dist.training import state_tensors
 
-SETTINGS, RUN, METRICS, CHECKPOINTS, MODEL, FUSION = (
+SETTINGS, RUN, STATUS, METRICS, CHECKPOINTS, MODEL, FUSION = (
     "settings.toml",
     "run.json",
+    "status.json",
     "metrics.jsonl",
     "checkpoints",
     "model",
@@ -59,6 +63,20 @@ class RunDirectory:
         content |= {"modalities": [m.name for m in info.modalities], "members": list(info.members)}
         content |= {"versions": dict(info.versions), **extra}
         storage.write_bytes_atomic(self.place(RUN), (json.dumps(content, indent=1) + "\n").encode())
+        self.note("training")
+
+    def note(self, status: str, reason: str = "") -> None:
+        """Write status.json: "training", "finished", "failed" or "interrupted", why, and when."""
+        content = {"status": status, "reason": reason, "time": round(time.time(), 3)}
+        storage.write_bytes_atomic(self.place(STATUS), (json.dumps(content) + "\n").encode())
+
+    def status(self) -> dict[str, Any]:
+        """What :meth:`note` wrote last; empty where nothing is, or nothing that can be read."""
+        try:
+            content = json.loads(storage.read_bytes(self.place(STATUS)))
+        except (OSError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}
 
     def checkpoints(self) -> list[str]:
         """Addresses of all checkpoint directories of all attempts, complete or not."""
@@ -166,19 +184,28 @@ def write_shard(directory: Path, session: Session) -> dict[str, bytes]:
 
 
 class OneProcessHooks:
-    """Hooks of a run in this process: checkpoints as atomic local directories, records to the log and to people."""
+    """Hooks of a run in this process: checkpoints as atomic local directories, records to the log and to people.
 
-    def __init__(self, run: RunDirectory, log: MetricsLog, show: Any, keep: int) -> None:
-        self.run, self.log, self.show, self.keep = run, log, show, keep
+    With a ``pace``, means over some steps are recorded too.
+    """
+
+    def __init__(
+        self, run: RunDirectory, log: MetricsLog, show: Any, keep: int, pace: Pace | None = None
+    ) -> None:
+        self.run, self.log, self.show, self.keep, self.pace = run, log, show, keep, pace
         self.attempt = run.next_attempt()
         self._saved: list[str] = []
 
     def record(self, record: Record) -> None:
         """See :class:`~gnnmr_dist.fitting.Hooks`."""
         self.log.write(record)
+        means = None if self.pace is None else self.pace.take(record)
+        if means is not None:
+            self.log.write(means)
         if record["kind"] == "epoch":
             self.log.flush()
-        self.show(record)
+        for told in filter(None, (record, means)):
+            self.show(told)
 
     def save(self, session: Session, metrics: Mapping[str, float]) -> None:
         """See :class:`~gnnmr_dist.fitting.Hooks`."""
@@ -196,6 +223,8 @@ class OneProcessHooks:
         for old in self._saved[: -self.keep]:
             storage.remove_tree(old)
         self._saved = self._saved[-self.keep :]
+        if self.pace is not None:
+            self.pace.saved()
         if metrics:
             self.show({"kind": "saved", "epoch": session.state.epoch, "valid": dict(metrics)})
 

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 from pyarrow import fs
 
-from gnnmr_dist.errors import InputError, bad_input
+from gnnmr_dist.errors import InputError, bad_input, holds_password
 
 Address = str | os.PathLike[str]
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
@@ -46,10 +46,13 @@ def resolve(address: Address) -> Location:
     """The file system and path of an address; plain paths become absolute.
 
     Raises:
-        InputError: the URI's scheme is unknown or the URI is malformed.
+        InputError: the URI's scheme is unknown, the URI is malformed, or it carries a password: addresses are
+            written into settings, records and logs, so credentials come from the environment instead.
     """
     if not is_uri(address):
         return Location(fs.LocalFileSystem(), os.path.abspath(address), True)
+    if holds_password(os.fspath(address)):
+        raise bad_input(address, "an address without a password (the environment carries it)", "one with it")
     try:
         filesystem, path = fs.FileSystem.from_uri(address)
     except (pa.ArrowException, ValueError, OSError) as error:
@@ -87,6 +90,28 @@ def read_bytes(address: Address) -> bytes:
     location = resolve(address)
     with location.filesystem.open_input_stream(location.path, compression=None) as stream:
         return bytes(stream.readall())
+
+
+def blocks_backwards(address: Address, size: int = _AT_ONCE) -> Iterator[bytes]:
+    """The content of a file from its end to its start, ``size`` bytes at a time, each read when asked for.
+
+    Raises:
+        FileNotFoundError: no such file.
+    """
+    location = resolve(address)
+    with location.filesystem.open_input_file(location.path) as file:
+        end = file.size()
+        while end > 0:
+            start = max(0, end - size)
+            yield bytes(file.read_at(end - start, start))
+            end = start
+
+
+def modified(address: Address) -> float | None:
+    """When a file was last written, seconds since 1970; None where there is none or its file system does not say."""
+    location = resolve(address)
+    when = location.filesystem.get_file_info(location.path).mtime
+    return None if when is None else float(when.timestamp())
 
 
 def fingerprint(address: Address) -> tuple[int, str]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from gnnmr_dist import storage
@@ -16,12 +16,16 @@ from gnnmr_dist.closed_form import choices_of, train_session
 from gnnmr_dist.config import Settings, build
 from gnnmr_dist.data.dataset import Dataset, open_dataset
 from gnnmr_dist.distributed.mesh import check_groups, local_device, one_process
-from gnnmr_dist.errors import InputError, RunError
+from gnnmr_dist.errors import InputError, RunError, without_secrets
 from gnnmr_dist.fitting import Record, check_settings, open_session, run_info
 from gnnmr_dist.linear_peer import fuse_with_linear_peer
 from gnnmr_dist.loaded import open_run
+from gnnmr_dist.members import members_of
+from gnnmr_dist.pace import Pace
 from gnnmr_dist.reporting import EpochProgress, MetricsLog
 from gnnmr_dist.runs import CHECKPOINTS, METRICS, OneProcessHooks, RunDirectory
+from gnnmr_dist.trackers import Home, check_trackers
+from gnnmr_dist.tracking import Tracking
 
 
 def parser() -> Parser:
@@ -83,6 +87,7 @@ def train(
     """
     run, info = RunDirectory(output), run_info(dataset, settings)
     check_settings(dataset, settings)
+    check_trackers(settings.reporting, output)
     workers = settings.cluster.num_workers
     try:
         groups = check_groups(max(workers, 1), len(info.members), settings.cluster.modality_groups)
@@ -97,22 +102,22 @@ def train(
     steps = -(-dataset.graph.num_edges // settings.training.global_batch_size)
     closed = CLOSED_FORM.get(settings.model.method)
     epochs = len(closed.values) if closed else settings.training.epochs
-    with EpochProgress(epochs, steps, metric) as progress:
+    done = 0 if start is None else start.state.epoch * steps + start.state.step
+    with _noted(run), Tracking(Home(run, settings, steps, done)) as tracking:
+        with EpochProgress(epochs, steps, metric) as progress:
 
-        def show(record: Record) -> None:
-            progress.show(record)
-            if watch is not None and record["kind"] != "step":
-                watch(record)
+            def begin() -> None:
+                run.begin(info, settings, {"command": sys.argv, "steps_per_epoch": steps})
+                tracking.begin()
 
-        if workers == 0:
-            finished = _here(dataset, run, settings, start, show)
-        else:
-            from gnnmr_dist.launch import train_on_ray  # Ray takes seconds to import and is not needed here
+            def show(record: Record) -> None:
+                progress.show(record)
+                tracking.show(record)
+                if watch is not None and record["kind"] not in ("step", "steps"):
+                    watch(record)
 
-            address = None if start is None else start.address
-            begin = partial(run.begin, info, settings, {"command": sys.argv})
-            finished = train_on_ray(_absolute(dataset.path), output, settings, address, show, begin)
-    close(run, settings, finished)
+            finished = _work(dataset, run, settings, start, show, begin)
+        close(run, settings, finished)
     if closed:
         for name, choice in choices_of(open_run(run.address, dataset.path)).items():
             print(f"{name}: {choice}")
@@ -121,21 +126,45 @@ def train(
     print(f"next: python -m gnnmr_dist.evaluate --run {shlex.quote(run.address)} --split test")
 
 
-def _here(
+def _work(
     dataset: Dataset,
     run: RunDirectory,
     settings: Settings,
     start: Checkpoint | None,
     show: Callable[[Record], None],
+    begin: Callable[[], None],
 ) -> str | None:
-    info = run_info(dataset, settings)
-    mesh = one_process(len(info.members), local_device(settings.cluster.use_gpu))
+    """Train on workers or in this process; ``begin`` is called once all is well and before anything is written."""
+    if settings.cluster.num_workers > 0:
+        from gnnmr_dist.launch import train_on_ray  # Ray takes seconds to import and is not needed here
+
+        address = None if start is None else start.address
+        return train_on_ray(_absolute(dataset.path), run.address, settings, address, show, begin)
+    mesh = one_process(len(members_of(dataset, settings.model)), local_device(settings.cluster.use_gpu))
     session = open_session(dataset, settings, mesh, start)
-    run.begin(info, settings, {"command": sys.argv})
+    begin()
     log = MetricsLog(run.place(METRICS), session.state.epoch, session.state.step)
-    train_session(session, OneProcessHooks(run, log, show, settings.training.keep_checkpoints))
+    train_session(
+        session, OneProcessHooks(run, log, show, settings.training.keep_checkpoints, Pace.of(session))
+    )
     log.flush()
     return session.state.finished
+
+
+@contextmanager
+def _noted(run: RunDirectory) -> Iterator[None]:
+    """Leave in the run directory how what happens inside ended; refusals before its beginning change nothing."""
+    try:
+        yield
+    except InputError:
+        raise
+    except BaseException as error:
+        with suppress(OSError):
+            if run.status().get("status") == "training":
+                ended = "failed" if isinstance(error, Exception) else "interrupted"
+                run.note(ended, without_secrets(str(error)))
+        raise
+    run.note("finished")
 
 
 def close(run: RunDirectory, settings: Settings, finished: str | None) -> None:

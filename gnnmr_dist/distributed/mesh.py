@@ -6,8 +6,10 @@ W workers = R replicas x G modality groups; rank = replica * G + group. Scores a
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import pairwise
@@ -17,6 +19,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gnnmr_dist.errors import InputError
+
+EXCHANGED = ("scores", "dense gradients", "row gradients")
+"""What the steps of training exchange."""
 
 
 def shares(total: int, parts: int) -> list[range]:
@@ -38,7 +43,8 @@ class Mesh:
     ``num_modalities`` is M, the number of networks (members): GNNMR has one for each modality.
 
     With one worker every collective is the identity and no process group exists. ``received`` counts the bytes that
-    collectives over the two axes brought to this worker, by what they carry (of sums, a ring's share).
+    collectives over the two axes brought to this worker, by what they carry (of sums, a ring's share); ``waited`` the
+    seconds that they held this worker up (on a GPU those to start them: nothing waits there).
     """
 
     rank: int
@@ -49,6 +55,7 @@ class Mesh:
     modality_axis: dist.ProcessGroup | None = None
     replica_axis: dist.ProcessGroup | None = None
     received: Counter[str] = field(default_factory=Counter, compare=False)
+    waited: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float), compare=False)
 
     @property
     def replicas(self) -> int:
@@ -69,6 +76,16 @@ class Mesh:
     def hosted(self) -> range:
         """The modalities this worker trains."""
         return shares(self.num_modalities, self.groups)[self.group]
+
+    def exchange_seconds(self) -> float:
+        """Seconds that the exchange of training has held this worker up so far: of scores, and of gradients."""
+        return sum(self.waited[carried] for carried in EXCHANGED)
+
+    @contextmanager
+    def _held_up(self, carried: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.waited[carried] += time.perf_counter() - started
 
     def gather_modalities(self, own: Tensor) -> Tensor:
         """All modalities' tensors [M, ...] in the order of modalities, from this worker's own [hosted, ...].
@@ -96,7 +113,8 @@ class Mesh:
         self.received[carried] += (self.groups - 1) * padded.nbytes
 
         def finish() -> Tensor:
-            work.wait()
+            with self._held_up(carried):
+                work.wait()
             if min(sizes) == most:
                 return everyone
             return torch.cat([slot[:size] for slot, size in zip(slots, sizes, strict=True)])
@@ -108,7 +126,8 @@ class Mesh:
         if self.replicas == 1 or not tensors:
             return
         flat = torch.cat([t.reshape(-1) for t in tensors])
-        dist.all_reduce(flat, group=self.replica_axis)
+        with self._held_up("dense gradients"):
+            dist.all_reduce(flat, group=self.replica_axis)
         self.received["dense gradients"] += 2 * (self.replicas - 1) * flat.nbytes // self.replicas
         position = 0
         for t in tensors:
@@ -124,8 +143,9 @@ class Mesh:
         if self.replicas == 1:
             return gradient
         axis, rows, values = self.replica_axis, gradient._indices()[0], gradient._values()
-        all_rows = self._gather_ragged(rows, axis, self.replicas)
-        all_values = self._gather_ragged(values, axis, self.replicas)
+        with self._held_up("row gradients"):
+            all_rows = self._gather_ragged(rows, axis, self.replicas)
+            all_values = self._gather_ragged(values, axis, self.replicas)
         most = max(some.numel() for some in all_rows)
         row_bytes = rows.element_size() + values.element_size() * gradient.shape[1]
         self.received["row gradients"] += (self.replicas - 1) * (most * row_bytes + 2 * 8)

@@ -23,15 +23,26 @@ MAX_MODULE_LINES, MAX_FUNCTION_LINES = 350, 50
 # The picture of docs/architecture.md: a module may import its own layer and those before it.
 # data.graph is the CSR topology as arrays, a value like a tensor: it imports nothing and everyone may use it.
 LAYERS: dict[str, set[str]] = {
-    "foundation": {"__init__", "errors", "config", "presets", "cli", "randomness", "storage", "data.graph"},
+    "foundation": {
+        "__init__",
+        "errors",
+        "config",
+        "sections",
+        "presets",
+        "cli",
+        "randomness",
+        "storage",
+        "data.graph",
+    },
     "mathematics": {"models", "losses", "step_losses", "loss_kernels", "row_adam", "row_adam_kernels"}
     | {"ensemble", "ranking", "top_k", "approximate", "metrics", "baselines", "fusion"},
     "data": {"data"},
     "distributed": {"distributed"},
     "loop": {"training", "fitting", "memory", "runs", "inference", "evaluation", "checkpoint", "reporting"}
-    | {"loaded", "new_items", "members", "mapped", "networks", "pretraining", "linear_peer", "closed_form"},
-    "launch": {"launch", "connection"},
-    "entry": {"api", "train", "evaluate", "recommend", "prepare", "__main__"},
+    | {"loaded", "new_items", "members", "mapped", "networks", "pretraining", "linear_peer", "closed_form"}
+    | {"pace", "tracking", "trackers"},
+    "launch": {"launch", "connection", "gauges"},
+    "entry": {"api", "train", "status", "evaluate", "recommend", "prepare", "__main__"},
 }
 LAYER_OF = {module: layer for layer, modules in LAYERS.items() for module in modules}
 ORDER = list(LAYERS)
@@ -40,16 +51,23 @@ FOUNDATION_OF_MATHEMATICS = {"__init__", "errors", "randomness", "data.graph"}
 
 # Where a library may be imported: a file, or a folder that ends with a slash.
 ONLY_IN: dict[str, tuple[str, ...]] = {
-    "ray": (f"{PACKAGE}/launch.py", f"{PACKAGE}/connection.py", "tune/", "cluster/", "tests/", "benchmarks/"),
+    "ray": (
+        *(f"{PACKAGE}/{name}.py" for name in ("launch", "connection", "gauges")),
+        *("tune/", "cluster/", "tests/", "benchmarks/"),
+    ),
     "torch.distributed": (f"{PACKAGE}/distributed/", "tests/"),
     "faiss": (f"{PACKAGE}/approximate.py", "tests/", "benchmarks/"),
     "optuna": ("tune/plan.py", "tests/"),
     "matplotlib": ("tune/plots.py", "tests/", "benchmarks/"),
+    **dict.fromkeys(("tensorboardX", "mlflow", "wandb"), (f"{PACKAGE}/trackers.py", "tests/")),
 }
 EXTRAS = {
     "faiss": "faiss-cpu",
     "optuna": "optuna",
     "matplotlib": "matplotlib",
+    "tensorboardX": "tensorboardX",
+    "mlflow": "mlflow",
+    "wandb": "wandb",
 }  # modules of optional dependencies of users, and whose they are
 PICKLERS = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 PICKLE_CALLS = {"torch.load", "torch.save", "pandas.read_pickle", "pd.read_pickle"}

@@ -30,9 +30,14 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 def test_two_workers_give_the_bits_of_one_process(
     head: Head, dataset: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
-    ended = run(train_command(dataset, tmp_path / "run", "--num-workers", "2"), head.address)
+    options = ["--num-workers", "2", "--trackers", "tensorboard", "--report-every-steps", "7"]
+    ended = run(train_command(dataset, tmp_path / "run", *options), head.address)
     assert (ended.code, ended.err) == (0, "")
     assert_same(tmp_path / "run", undisturbed)
+    (events,) = (tmp_path / "run" / "tensorboard").iterdir()
+    windows = 3 * -(-len(steps(undisturbed)) // 3 // 7)
+    assert events.read_bytes().count(b"train/text/softmax") == windows
+    assert events.read_bytes().count(b"valid/Recall@20") == 3
     assert "\x1b" not in ended.out
     assert [line.split()[1] for line in ended.out.splitlines() if line.startswith("epoch")] == [
         "1/3",

@@ -100,8 +100,8 @@ def test_a_verb_runs_its_own_module(
     [
         (["--help"], 0, "prepare"),
         (["--version"], 0, f"gnnmr-dist {gnnmr_dist.__version__}"),
-        ([], 2, "expected one of prepare, train, evaluate, recommend, got nothing"),
-        (["predict"], 2, "expected one of prepare, train, evaluate, recommend, got 'predict'"),
+        ([], 2, "expected one of prepare, train, status, evaluate, recommend, got nothing"),
+        (["predict"], 2, "expected one of prepare, train, status, evaluate, recommend, got 'predict'"),
     ],
 )
 def test_the_command_without_a_verb(

@@ -33,6 +33,8 @@ def changed(value: Any, kind: Any) -> Any:
     """Another legal value of a setting."""
     if isinstance(value, bool):
         return not value
+    if value == ():
+        return (get_args(get_args(kind)[0])[0],)
     if isinstance(value, tuple):
         return (*value, "id" if isinstance(value[0], str) else 7)
     if isinstance(value, int | float):

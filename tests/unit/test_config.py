@@ -47,6 +47,10 @@ def legal_values(name: str, field: Any) -> st.SearchStrategy[Any]:
         return st.lists(st.integers(1, 500), max_size=4, unique=True).map(lambda ks: tuple({20, *ks}))
     if name == "members":
         return st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=1).map(tuple)
+    if name == "trackers":
+        return st.lists(st.sampled_from(["tensorboard", "mlflow", "wandb"]), unique=True).map(tuple)
+    if name == "experiment":
+        return st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
     if name == "select_metric":
         return st.sampled_from(["Recall@20", "NDCG@20", "MRR@20"])
     if kind is str:
@@ -155,6 +159,9 @@ def test_numbers_out_of_range_are_refused(name: str, value: Any) -> None:
         ("ks", [0, 20]),
         ("ks", [20, 20]),
         ("encoder", "GAT"),
+        ("trackers", ["mlflow", "mlflow"]),
+        ("trackers", ["none", "mlflow"]),
+        ("mlflow_address", "https://joe:hunter2@host"),
     ],
 )
 def test_bounds(name: str, value: Any) -> None:
@@ -201,3 +208,15 @@ def test_the_paper_preset_is_the_papers() -> None:
     assert (loss.supervised, loss.teacher, training.global_batch_size) == ("bpr", "scores", 256)
     assert 0.5 <= loss.distill_weight <= 1
     assert value_of(settings, "exclude_supervision") is False
+
+
+def test_trackers_can_be_turned_off_from_the_command_line() -> None:
+    assert build(("command line", {"reporting": {"trackers": ["none"]}})).reporting.trackers == ()
+
+
+def test_no_message_tells_a_password() -> None:
+    for values in (
+        {"mlflow_address": "https://joe:hunter2@host"},
+        {"mlflow_adress": "https://joe:hunter2@host"},
+    ):
+        assert "hunter2" not in refused({"reporting": values})

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from gnnmr_dist import storage
-from gnnmr_dist.errors import InputError
+from gnnmr_dist.errors import InputError, holds_password
 
 AWKWARD = "a b%20c#d?e&ü"
 
@@ -68,6 +68,24 @@ def test_an_unusable_uri_is_one_line(uri: str) -> None:
         storage.resolve(uri)
     assert uri in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_an_address_with_a_password_is_refused_without_telling_it() -> None:
+    with pytest.raises(InputError) as error:
+        storage.resolve("s3://AKIA:hunter2@bucket/run")
+    assert str(error.value).startswith("s3://***@bucket/run: expected an address without a password")
+    assert not holds_password("s3://bucket/a:b@c?endpoint_override=http://host:9000/x@y")
+    assert storage.resolve("file:///tmp/a:b@c").path == "/tmp/a:b@c"
+
+
+def test_reading_from_the_end(address: Callable[[str], str]) -> None:
+    place = address("file")
+    storage.write_bytes_atomic(place, b"0123456789")
+    assert list(storage.blocks_backwards(place, 4)) == [b"6789", b"2345", b"01"]
+    assert abs((storage.modified(place) or 0) - time.time()) < 60
+    storage.write_bytes_atomic(place, b"")
+    assert list(storage.blocks_backwards(place)) == []
+    assert storage.modified(address("absent")) is None
 
 
 def test_reading_what_is_not_there(address: Callable[[str], str]) -> None:

@@ -174,6 +174,8 @@ IMPOSSIBLE = [
     (["--preset", "papr"], "preset: expected one of default, paper"),
     (["--config", "none.toml"], "none.toml: expected a settings file"),
     (["--sampler", "pyg"], "expected pyg-lib or torch-sparse"),
+    (["--trackers", "smell"], "command line, key reporting.trackers"),
+    (["--mlflow-address", "https://joe:hunter2@host"], "no password belongs here"),
     (["--no-such-option"], "unrecognized arguments: --no-such-option"),
 ]
 
