@@ -207,6 +207,15 @@ class ClusterSettings(_Section):
     """Where it runs; none of these changes a result."""
 
     num_workers: int = Field(0, ge=0, description="W Ray Train workers; 0 = this process, without Ray")
+    min_workers: int = Field(
+        0,
+        ge=0,
+        description="the run goes on with as few workers as this where nodes are lost, and grows back to num_workers "
+        "where they return; 0 = always num_workers",
+    )
+    resize_seconds: float = Field(
+        60.0, gt=0, description="with min_workers: how often to look whether more workers would fit"
+    )
     modality_groups: int = Field(0, ge=0, description="G; 0 = the largest divisor of W not above M")
     cpus_per_worker: float = Field(1.0, gt=0, description="CPUs Ray reserves for each worker")
     use_gpu: Literal["auto", "always", "never"] = Field(
@@ -253,6 +262,16 @@ class Settings(_Section):
             raise ValueError("supervised = softmax needs num_candidates of at least 1")
         if self.model.as_published and self.model.method != "mmgcn":
             raise ValueError(f"as_published needs method mmgcn, got {self.model.method}")
+        cluster = self.cluster
+        if cluster.min_workers > cluster.num_workers:
+            raise ValueError(
+                f"min_workers ({cluster.min_workers}) must not be above num_workers ({cluster.num_workers})"
+            )
+        if 0 < cluster.min_workers < cluster.num_workers and cluster.modality_groups > 1:
+            raise ValueError(
+                f"min_workers needs modality_groups of 0 or 1, which fit any number of workers, "
+                f"got {cluster.modality_groups}"
+            )
         name, _, k = self.evaluation.select_metric.partition("@")
         if name not in ("Recall", "NDCG", "Precision", "HitRate", "MRR") or k not in map(
             str, self.evaluation.ks

@@ -9,7 +9,6 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -20,7 +19,7 @@ from ray.exceptions import RayError
 from ray.util.queue import Empty, Queue
 
 from gnnmr_dist import storage
-from gnnmr_dist.checkpoint import open_checkpoint
+from gnnmr_dist.checkpoint import Checkpoint, newest_checkpoint, open_checkpoint
 from gnnmr_dist.config import ClusterSettings, Settings
 from gnnmr_dist.connection import LOOPBACK, connected
 from gnnmr_dist.data.dataset import open_dataset
@@ -30,7 +29,7 @@ from gnnmr_dist.errors import RunError, innermost_error
 from gnnmr_dist.fitting import Record, Session, fit, open_session
 from gnnmr_dist.members import members_of
 from gnnmr_dist.reporting import MetricsLog
-from gnnmr_dist.runs import CHECKPOINTS, METRICS, RunDirectory, save_into
+from gnnmr_dist.runs import CHECKPOINTS, METRICS, Checkpoints, RunDirectory
 
 Show = Callable[[Record], None]
 
@@ -89,7 +88,6 @@ def _trainer(job: Job, run: RunDirectory, settings: Settings, gpus: bool) -> Any
             name=job.attempt,
             storage_path=run.place(CHECKPOINTS),
             failure_config=ray.train.FailureConfig(max_failures=cluster.max_failures),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=settings.training.keep_checkpoints),
         ),
         torch_config=_torch(cluster, gpus),
     )
@@ -97,7 +95,17 @@ def _trainer(job: Job, run: RunDirectory, settings: Settings, gpus: bool) -> Any
 
 def _scaling(cluster: ClusterSettings, gpus: bool) -> Any:
     wanted = worker_resources(cluster, gpus=gpus)
-    return ray.train.ScalingConfig(num_workers=cluster.num_workers, use_gpu=gpus, resources_per_worker=wanted)
+    number: int | tuple[int, int] = cluster.num_workers
+    if 0 < cluster.min_workers < cluster.num_workers:
+        number = (cluster.min_workers, cluster.num_workers)
+        # How many fit is asked of a list of nodes that may be 20 s old; a wait for one that is gone ends after this.
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "20")
+    return ray.train.ScalingConfig(
+        num_workers=number,
+        use_gpu=gpus,
+        resources_per_worker=wanted,
+        elastic_resize_monitor_interval_s=cluster.resize_seconds,
+    )
 
 
 def _torch(cluster: ClusterSettings, gpus: bool) -> Any:
@@ -152,24 +160,34 @@ def _worker(config: dict[str, Any]) -> None:
     settings = Settings.model_validate(job.settings)
     dataset = open_dataset(job.dataset, verify="structure")
     mesh = _mesh(len(members_of(dataset, settings.model)), settings.cluster)
-    latest = ray.train.get_checkpoint()
-    home = storage.join(job.output, CHECKPOINTS, job.attempt)
-    address = job.start if latest is None else storage.join(home, os.path.basename(latest.path.rstrip("/")))
-    start = None if address is None else open_checkpoint(address, verify=False)
+    run = RunDirectory(job.output)
+    start = _start(run, job.start, mesh)
     session = open_session(dataset, settings, mesh, start)
     log = None
     if mesh.rank == 0:
-        log = MetricsLog(storage.join(job.output, METRICS), session.state.epoch, session.state.step)
-    hooks = _RayHooks(log, job.queue)
+        log = MetricsLog(run.place(METRICS), session.state.epoch, session.state.step)
+    hooks = _RayHooks(Checkpoints(run, job.attempt, settings.training.keep_checkpoints), log, job.queue)
     fit(session, hooks)
     hooks.end(session)
 
 
-class _RayHooks:
-    """Hooks inside a Ray Train worker: checkpoints through ray.train.report, records to the log and to the driver."""
+def _start(run: RunDirectory, given: str | None, mesh: Mesh) -> Checkpoint | None:
+    """The checkpoint that all workers go on from: the run's newest one that is whole, as rank 0 sees it."""
+    address = ""
+    if mesh.rank == 0:
+        run.tidy()
+        newest, _ = newest_checkpoint(run.checkpoints())
+        address = (given or "") if newest is None else newest.address
+    told = mesh.gather_world(torch.tensor(list(address.encode()), dtype=torch.uint8, device=mesh.device))
+    address = bytes(told[0].tolist()).decode()
+    return open_checkpoint(address, verify=False) if address else None
 
-    def __init__(self, log: MetricsLog | None, queue: Any) -> None:
-        self.log, self.queue = log, queue
+
+class _RayHooks:
+    """Hooks inside a Ray Train worker: checkpoints, records to the log and to the driver."""
+
+    def __init__(self, checkpoints: Checkpoints, log: MetricsLog | None, queue: Any) -> None:
+        self.checkpoints, self.log, self.queue = checkpoints, log, queue
 
     def record(self, record: Record) -> None:
         """Write the record; epochs also go to the driver."""
@@ -180,20 +198,12 @@ class _RayHooks:
             self.queue.put(record)
 
     def save(self, session: Session, metrics: Mapping[str, float]) -> None:
-        """Every worker hands its files to Ray, which gathers them in one directory of the storage."""
+        """See :class:`~gnnmr_dist.fitting.Hooks`."""
         if self.log is not None:
             self.log.flush()
-        with tempfile.TemporaryDirectory() as directory:
-            save_into(Path(directory), session)
-            ray.train.report(
-                {"epoch": session.state.epoch, "step": session.state.step, **metrics},
-                checkpoint=ray.train.Checkpoint.from_directory(directory),
-                checkpoint_dir_name=session.state.name(),
-            )
-        if metrics:
-            session.mesh.barrier()  # until every worker's files are in the storage
-            if self.log is not None:
-                self.queue.put({"kind": "saved", "epoch": session.state.epoch, "valid": dict(metrics)})
+        self.checkpoints.save(session)
+        if metrics and self.log is not None:
+            self.queue.put({"kind": "saved", "epoch": session.state.epoch, "valid": dict(metrics)})
 
     def end(self, session: Session) -> None:
         """Tell the driver how it finished."""

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import time
+import weakref
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TextIO
 
@@ -24,6 +25,9 @@ class MetricsLog:
     Opened at a place in training, it drops what a cut-off run wrote beyond that place, so no step stands twice. Lines
     reach the file at :meth:`flush`: appended on a local disk. Object stores cannot append, so there each flush makes a
     new file in a directory beside it (``metrics.jsonl``: ``metrics/part-000001.jsonl``...).
+
+    A local file is made anew whenever it is opened and kept open: what a process that was given up, but still lives,
+    adds afterwards goes to the old one, which nobody sees.
     """
 
     def __init__(self, address: Address, epoch: int = 0, step: int = 0) -> None:
@@ -36,8 +40,12 @@ class MetricsLog:
         for file in files:
             content = storage.read_bytes(file)
             kept = "".join(line for line in _complete_lines(content) if _before(line, epoch, step)).encode()
-            if kept != content:
+            if kept != content or not storage.is_uri(address):
                 storage.write_bytes_atomic(file, kept)
+        self._file = None
+        if not storage.is_uri(address):
+            self._file = os.open(address, os.O_WRONLY | os.O_APPEND)
+            weakref.finalize(self, os.close, self._file)
 
     def write(self, record: Record) -> None:
         """Take one record."""
@@ -47,13 +55,14 @@ class MetricsLog:
         """Put the records taken so far into the file."""
         if not self._pending:
             return
-        if storage.is_uri(self.address):
+        data = "".join(self._pending).encode()
+        if self._file is None:
             self._parts += 1
             part = storage.join(_parts(self.address), f"part-{self._parts:06}.jsonl")
-            storage.write_bytes_atomic(part, "".join(self._pending).encode())
+            storage.write_bytes_atomic(part, data)
         else:
-            with open(self.address, "a", encoding="utf-8") as file:
-                file.writelines(self._pending)
+            while data:
+                data = data[os.write(self._file, data) :]
         self._pending = []
 
 

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from gnnmr_dist import storage
@@ -30,6 +28,7 @@ from gnnmr_dist.errors import InputError, bad_input
 from gnnmr_dist.fitting import Record, Session, run_info
 from gnnmr_dist.fusion import Fusion
 from gnnmr_dist.reporting import MetricsLog
+from gnnmr_dist.storage import Address
 from gnnmr_dist.training import state_tensors
 
 SETTINGS, RUN, METRICS, CHECKPOINTS, MODEL, FUSION = (
@@ -71,6 +70,16 @@ class RunDirectory:
         files = storage.list_files(self.place(CHECKPOINTS))
         used = [int(f.split("/")[0].removeprefix("attempt-")) for f in files if f.startswith("attempt-")]
         return f"attempt-{max(used, default=0) + 1:03d}"
+
+    def tidy(self) -> None:
+        """Remove what a killed run left half-written: checkpoints without a manifest, temporary files."""
+        for home in (self.address, self.place(MODEL)):
+            storage.remove_drafts(home)
+        for checkpoint in self.checkpoints():
+            if storage.exists(storage.join(checkpoint, MANIFEST)):
+                storage.remove_drafts(checkpoint)
+            else:
+                storage.remove_tree(checkpoint)
 
     def require_new(self) -> None:
         """Refuse a place that cannot be a directory or holds something already; raises InputError."""
@@ -141,10 +150,11 @@ class RunDirectory:
         return open_checkpoint(self.place(MODEL))
 
 
-def write_shard(directory: Path, session: Session) -> dict[str, bytes]:
+def write_shard(directory: Address, session: Session) -> dict[str, bytes]:
     """Write this worker's files of a checkpoint; every worker must call it together.
 
-    The first replica of each modality group writes; returns all workers' fingerprints by file name on every worker.
+    The first replica of each modality group writes; returns all workers' fingerprints by file name on every worker,
+    which is once all files are durable.
     """
     marks: list[bytes] = []
     for model in session.models:
@@ -165,13 +175,54 @@ def write_shard(directory: Path, session: Session) -> dict[str, bytes]:
     }
 
 
+class Checkpoints:
+    """Where a run's checkpoints go; one on every worker.
+
+    A directory is a checkpoint once it has its manifest, which is written last and removed first.
+    """
+
+    def __init__(self, run: RunDirectory, attempt: str, keep: int) -> None:
+        self.run, self.attempt, self.keep = run, attempt, keep
+        self._saved: list[str] | None = None
+
+    def save(self, session: Session) -> None:
+        """Write where the session is and let the oldest go; every worker must call it together."""
+        if self._saved is None:
+            self._saved = self._before(session.state.name()) if session.mesh.rank == 0 else []
+        place = self.run.place(CHECKPOINTS, self.attempt, session.state.name())
+        try:
+            fingerprints = write_shard(place, session)
+            if session.mesh.rank == 0:
+                content = manifest_bytes(
+                    run_info(session.dataset, session.settings), session.state, fingerprints
+                )
+                storage.write_bytes_atomic(storage.join(place, MANIFEST), content)
+        except BaseException:
+            if session.mesh.world_size == 1:
+                storage.remove_tree(place, first=MANIFEST)
+            raise
+        if session.mesh.rank == 0:
+            self._saved.append(place)
+            for old in self._saved[: -self.keep]:
+                storage.remove_tree(old, first=MANIFEST)
+            self._saved = self._saved[-self.keep :]
+
+    def _before(self, name: str) -> list[str]:
+        """Checkpoints of this run that lie before, in the order of training."""
+        found = [place for place in self.run.checkpoints() if _name(place) < name]
+        return sorted(found, key=_name)
+
+
+def _name(checkpoint: str) -> str:
+    return checkpoint.rsplit("/", 1)[-1]
+
+
 class OneProcessHooks:
-    """Hooks of a run in this process: checkpoints as atomic local directories, records to the log and to people."""
+    """Hooks of a run in this process: checkpoints, records to the log and to people."""
 
     def __init__(self, run: RunDirectory, log: MetricsLog, show: Any, keep: int) -> None:
-        self.run, self.log, self.show, self.keep = run, log, show, keep
-        self.attempt = run.next_attempt()
-        self._saved: list[str] = []
+        self.log, self.show = log, show
+        self.checkpoints = Checkpoints(run, run.next_attempt(), keep)
 
     def record(self, record: Record) -> None:
         """See :class:`~gnnmr_dist.fitting.Hooks`."""
@@ -183,26 +234,8 @@ class OneProcessHooks:
     def save(self, session: Session, metrics: Mapping[str, float]) -> None:
         """See :class:`~gnnmr_dist.fitting.Hooks`."""
         self.log.flush()
-        home = self.run.place(CHECKPOINTS, self.attempt)
-        place = storage.join(home, session.state.name())
-        if storage.is_uri(home):
-            with tempfile.TemporaryDirectory() as staging:
-                save_into(Path(staging), session)
-                storage.copy_tree(staging, place, last=MANIFEST)
-        else:
-            with storage.atomic_directory(Path(place)) as directory:
-                save_into(directory, session)
-        self._saved.append(place)
-        for old in self._saved[: -self.keep]:
-            storage.remove_tree(old)
-        self._saved = self._saved[-self.keep :]
+        self.checkpoints.save(session)
         if metrics:
             self.show({"kind": "saved", "epoch": session.state.epoch, "valid": dict(metrics)})
 
 
-def save_into(directory: Path, session: Session) -> None:
-    """This worker's part of a checkpoint; rank 0 adds the manifest."""
-    fingerprints = write_shard(directory, session)
-    if session.mesh.rank == 0:
-        info = run_info(session.dataset, session.settings)
-        (directory / MANIFEST).write_bytes(manifest_bytes(info, session.state, fingerprints))

@@ -124,6 +124,7 @@ def _here(
     info = run_info(dataset, settings)
     mesh = one_process(len(info.members), local_device(settings.cluster.use_gpu))
     session = open_session(dataset, settings, mesh, start)
+    run.tidy()
     run.begin(info, settings, {"command": sys.argv})
     log = MetricsLog(run.place(METRICS), session.state.epoch, session.state.step)
     fit(session, OneProcessHooks(run, log, show, settings.training.keep_checkpoints))
@@ -169,10 +170,13 @@ def _opening(
     dataset: Dataset, settings: Settings, members: tuple[str, ...], groups: int, start: Checkpoint | None
 ) -> str:
     workers, method = settings.cluster.num_workers, settings.model.method
+    least = settings.cluster.min_workers or workers
     what = f"{len(members)} networks" if method == "gnnmr" else method
-    place = (
-        "this process" if workers == 0 else f"{workers} Ray Train workers ({workers // groups} x {groups})"
-    )
+    place = f"{workers} Ray Train workers ({workers // groups} x {groups})"
+    if workers == 0:
+        place = "this process"
+    elif least < workers:
+        place = f"{least} to {workers} Ray Train workers"
     begin = "" if start is None else f", going on at epoch {start.state.epoch + 1}, step {start.state.step}"
     return (
         f"{dataset.name}: {dataset.num_users} users, {dataset.num_items} items, {dataset.graph.num_edges} train "
