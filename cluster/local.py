@@ -2,6 +2,7 @@
 
     python -m cluster.local up --nodes 3      # prints the variables that commands need to reach it
     python -m cluster.local status
+    python -m cluster.local mend              # starts nodes that are gone anew, as a cluster would
     python -m cluster.local down              # ends what `up` started, and removes its files
 
 Everything listens on loopback and asks for a token, which `up` draws and keeps in a file that only its owner may read.
@@ -19,10 +20,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from cluster.processes import Process, end, find, session_of
+from cluster.processes import Process, end, find, name_of, session_of
 from gnnmr_dist.cli import Parser, guarded
 from gnnmr_dist.errors import InputError, RunError
 
@@ -46,6 +47,7 @@ class State:
 
     port: int
     dashboard_port: int
+    cpus: int
     nodes: list[Node]
 
 
@@ -74,16 +76,12 @@ def up(directory: Path, nodes: int, cpus: int) -> State:
     """
     _make_directory(directory)
     _write_private(directory / TOKEN, secrets.token_hex(32))
-    state = State(_free_port(), _free_port(), [])
+    state = State(_free_port(), _free_port(), cpus, [])
     try:
         for number in range(nodes):
-            name = "head" if number == 0 else f"node-{number}"
-            leader = _start(
-                directory, name, _start_command(state, directory / name, name == "head", cpus), state
-            )
-            state.nodes.append(leader)
+            state.nodes.append(_start(directory, "head" if number == 0 else f"node-{number}", state))
             _write_private(directory / STATE, json.dumps(asdict(state)))
-            _wait_until_started(directory, leader)
+            _wait_until_started(directory, state.nodes[-1])
     except BaseException:
         down(directory)
         raise
@@ -94,7 +92,8 @@ def read_state(directory: Path) -> State:
     """What runs there; raises InputError where there is no rehearsal."""
     try:
         known = json.loads((directory / STATE).read_text(encoding="utf-8"))
-        return State(known["port"], known["dashboard_port"], [Node(**node) for node in known["nodes"]])
+        nodes = [Node(**node) for node in known["nodes"]]
+        return State(known["port"], known["dashboard_port"], known["cpus"], nodes)
     except FileNotFoundError as error:
         raise InputError(f"{directory}: expected a cluster that `up` started, found none") from error
     except (ValueError, TypeError, KeyError) as error:
@@ -104,6 +103,31 @@ def read_state(directory: Path) -> State:
 def processes(node: Node) -> list[Process]:
     """The node's processes; empty when it is gone."""
     return session_of(node.pid, node.started)
+
+
+def mend(directory: Path) -> list[str]:
+    """Start anew the nodes that have lost their raylet; returns their names.
+
+    Raises:
+        InputError: there is no rehearsal, or its head is gone: nothing can join it.
+        RunError: a node did not start.
+    """
+    state = read_state(directory)
+    lost = [node for node in state.nodes if not _whole(node)]
+    if any(node.name == "head" for node in lost):
+        raise InputError(f"{directory}: expected the head node to run, got none; `down` and `up` start anew")
+    for node in lost:
+        end(processes(node))
+        (directory / f"{node.name}.log").unlink(missing_ok=True)
+        again = _start(directory, node.name, state)
+        state = replace(state, nodes=[again if n.name == node.name else n for n in state.nodes])
+        _write_private(directory / STATE, json.dumps(asdict(state)))
+        _wait_until_started(directory, again)
+    return [node.name for node in lost]
+
+
+def _whole(node: Node) -> bool:
+    return any(name_of(process.pid) == "raylet" for process in processes(node))
 
 
 def down(directory: Path) -> None:
@@ -152,7 +176,8 @@ def _start_command(state: State, files: Path, head: bool, cpus: int) -> list[str
     return [*command, "--head", f"--port={state.port}", client, *dashboard]
 
 
-def _start(directory: Path, name: str, command: list[str], state: State) -> Node:
+def _start(directory: Path, name: str, state: State) -> Node:
+    command = _start_command(state, directory / name, name == "head", state.cpus)
     kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     variables = {
         key: value for key, value in client_variables(directory, state).items() if "ADDRESS" not in key
@@ -200,6 +225,10 @@ def _status(arguments: argparse.Namespace) -> None:
         print(f"{node.name}: {f'{count} processes' if count else 'gone'}", file=sys.stderr)
 
 
+def _mend(arguments: argparse.Namespace) -> None:
+    print(f"started anew: {', '.join(mend(arguments.directory)) or 'none'}", file=sys.stderr)
+
+
 def _down(arguments: argparse.Namespace) -> None:
     read_state(arguments.directory)
     down(arguments.directory)
@@ -211,6 +240,7 @@ def _command(argv: Sequence[str] | None) -> None:
     for name, action, text in (
         ("up", _up, "start a head and further nodes"),
         ("status", _status, "the variables again, and what runs"),
+        ("mend", _mend, "start nodes that are gone anew"),
         ("down", _down, "end what `up` started and remove its files"),
     ):
         verb = verbs.add_parser(name, help=text)

@@ -240,6 +240,24 @@ class ClusterSettings(_Section):
         300.0, gt=0, description="longest wait in a collective before the run fails"
     )
 
+    @model_validator(mode="after")
+    def _fits_any_number(self) -> ClusterSettings:
+        if 0 < self.num_workers < self.min_workers:
+            raise ValueError(
+                f"min_workers ({self.min_workers}) must not be above num_workers ({self.num_workers})"
+            )
+        if self.elastic and self.modality_groups > 1:
+            raise ValueError(
+                f"min_workers needs modality_groups 0 or 1, which fit any number of workers, "
+                f"got {self.modality_groups}"
+            )
+        return self
+
+    @property
+    def elastic(self) -> bool:
+        """Whether the number of workers may change while a run goes on."""
+        return 0 < self.min_workers < self.num_workers
+
 
 class Settings(_Section):
     """All settings of a training run."""
@@ -262,16 +280,6 @@ class Settings(_Section):
             raise ValueError("supervised = softmax needs num_candidates of at least 1")
         if self.model.as_published and self.model.method != "mmgcn":
             raise ValueError(f"as_published needs method mmgcn, got {self.model.method}")
-        cluster = self.cluster
-        if cluster.min_workers > cluster.num_workers:
-            raise ValueError(
-                f"min_workers ({cluster.min_workers}) must not be above num_workers ({cluster.num_workers})"
-            )
-        if 0 < cluster.min_workers < cluster.num_workers and cluster.modality_groups > 1:
-            raise ValueError(
-                f"min_workers needs modality_groups of 0 or 1, which fit any number of workers, "
-                f"got {cluster.modality_groups}"
-            )
         name, _, k = self.evaluation.select_metric.partition("@")
         if name not in ("Recall", "NDCG", "Precision", "HitRate", "MRR") or k not in map(
             str, self.evaluation.ks

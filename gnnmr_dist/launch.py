@@ -96,7 +96,7 @@ def _trainer(job: Job, run: RunDirectory, settings: Settings, gpus: bool) -> Any
 def _scaling(cluster: ClusterSettings, gpus: bool) -> Any:
     wanted = worker_resources(cluster, gpus=gpus)
     number: int | tuple[int, int] = cluster.num_workers
-    if 0 < cluster.min_workers < cluster.num_workers:
+    if cluster.elastic:
         number = (cluster.min_workers, cluster.num_workers)
         # How many fit is asked of a list of nodes that may be 20 s old; a wait for one that is gone ends after this.
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "20")

@@ -237,5 +237,3 @@ class OneProcessHooks:
         self.checkpoints.save(session)
         if metrics:
             self.show({"kind": "saved", "epoch": session.state.epoch, "valid": dict(metrics)})
-
-

@@ -170,13 +170,12 @@ def _opening(
     dataset: Dataset, settings: Settings, members: tuple[str, ...], groups: int, start: Checkpoint | None
 ) -> str:
     workers, method = settings.cluster.num_workers, settings.model.method
-    least = settings.cluster.min_workers or workers
     what = f"{len(members)} networks" if method == "gnnmr" else method
     place = f"{workers} Ray Train workers ({workers // groups} x {groups})"
     if workers == 0:
         place = "this process"
-    elif least < workers:
-        place = f"{least} to {workers} Ray Train workers"
+    elif settings.cluster.elastic:
+        place = f"{settings.cluster.min_workers} to {workers} Ray Train workers"
     begin = "" if start is None else f", going on at epoch {start.state.epoch + 1}, step {start.state.step}"
     return (
         f"{dataset.name}: {dataset.num_users} users, {dataset.num_items} items, {dataset.graph.num_edges} train "

@@ -1,0 +1,84 @@
+"""Kills, again and again, what a run on Ray consists of, and checks that nothing is lost.
+
+``python benchmarks/kill_campaign.py --directory DIR`` starts nodes on this machine (`python -m cluster.local`), trains
+planted data with Ray Train workers, kills a worker, a raylet, the command or Ray Train's controller with SIGKILL, at
+random or while a checkpoint is written, and goes on as a user would: `train --resume` where the command has ended.
+Every kill must be followed by a new checkpoint within ``--limit`` seconds; every finished run must equal one that was
+never disturbed, bit for bit, and leave no half-written file. Kills are kept in DIR/kills.jsonl: a campaign that is
+cut off goes on from there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+from pathlib import Path
+
+from faults.checks import check_run, undisturbed_run
+from faults.cluster import Cluster
+from faults.record import Kills, report
+from faults.run import Campaign
+
+from gnnmr_dist.data.synthetic import synthetic_dataset
+
+HERE = Path(__file__).resolve().parent
+KINDS = ("worker", "raylet", "command", "controller")
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--directory", type=Path, required=True, help="where runs, nodes and the record lie")
+    made.add_argument(
+        "--kills", type=int, default=100, help="kills in all, earlier ones of DIR among them [100]"
+    )
+    made.add_argument("--seed", type=int, default=0, help="of kinds, moments and victims [0]")
+    made.add_argument(
+        "--limit", type=float, default=240.0, help="seconds within which a run must go on [240]"
+    )
+    made.add_argument("--epochs", type=int, default=60, help="of one run, of some 27 steps each [60]")
+    made.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="what is killed [all]")
+    made.add_argument("--output", type=Path, help="results file [none: only DIR/kills.jsonl]")
+    return made
+
+
+def plan(kinds: list[str], seed: int, number: int) -> tuple[str, bool, random.Random]:
+    """What kill ``number`` hits, whether while a checkpoint is written, and its source of chance."""
+    wanted = [(kind, saving) for kind in kinds for saving in (False, True)]
+    turn, place = divmod(number, len(wanted))
+    random.Random(f"{seed} turn {turn}").shuffle(wanted)
+    return *wanted[place], random.Random(f"{seed} kill {number}")
+
+
+def main() -> int:
+    options = parser().parse_args()
+    home = options.directory.absolute()
+    home.mkdir(parents=True, exist_ok=True)
+    dataset = home / "data"
+    if not (dataset / "manifest.json").exists():
+        sizes = {"num_users": 200, "num_items": 120, "num_modalities": 2, "interactions_per_user": 10}
+        synthetic_dataset(str(dataset), **sizes)
+    whole = undisturbed_run(home, dataset, options.epochs)
+    kills = Kills(home / "kills.jsonl")
+    with Cluster() as cluster:
+        while len(kills.done) < options.kills:
+            campaign = Campaign(home / kills.next_run(), dataset, options.epochs, options.limit, cluster)
+            with campaign:
+                while len(kills.done) < options.kills and not campaign.finished():
+                    kind, saving, chance = plan(options.kinds, options.seed, len(kills.done))
+                    killed = campaign.kill(kind, saving, chance)
+                    if killed is not None:
+                        kills.add(killed)
+                campaign.complete()
+            check_run(campaign.output, whole)
+            kills.end_run(campaign.output.name)
+    lines = report(kills, options, HERE)
+    if options.output is not None:
+        options.output.write_text("\n".join([*lines, ""]), encoding="utf-8")
+        print(f"wrote {options.output}")
+    print("\n".join(lines[-len(KINDS) - 6 :]))
+    return 0 if all(kill["recovered"] for kill in kills.done) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
