@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--limit", type=float, default=240.0, help="seconds within which a run must go on [240]"
     )
-    made.add_argument("--epochs", type=int, default=60, help="of one run, of some 27 steps each [60]")
+    made.add_argument("--epochs", type=int, default=100, help="of one run, of some 27 steps each [100]")
     made.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="what is killed [all]")
     made.add_argument("--output", type=Path, help="results file [none: only DIR/kills.jsonl]")
     return made

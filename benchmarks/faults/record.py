@@ -71,7 +71,7 @@ def report(kills: Kills, options: argparse.Namespace, home: Path) -> list[str]:
     equal = len(set(kills.runs))
     lines += [
         "Three nodes of one machine, two Ray Train workers, planted data, a checkpoint every 5 steps",
-        "(docs/distributed.md says what each kill is). Seconds: from the kill to the next whole checkpoint.",
+        "(docs/distributed.md says what each kill is). Seconds: from the kill to a whole checkpoint by new workers.",
         "",
         "| killed | kills | while a checkpoint was written | recovered | median s | most s |",
         "|---|---:|---:|---:|---:|---:|",

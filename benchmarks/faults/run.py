@@ -52,18 +52,16 @@ class Campaign:
         """Kill once and wait for the run to go on; None when the run had ended before."""
         victim = self._victim(kind, saving, chance)
         if victim is None:
-            return None
-        before, started = self.newest(), time.monotonic()
+            return None  # the run had ended
+        before, workers, started = self.newest(), self.cluster.workers(), time.monotonic()
         os.kill(victim, signal.SIGKILL)
         hit = bool(self._incomplete())
         told = {"kind": kind, "saving": saving, "half_written": hit, "run": self.output.name, "after": before}
         try:
-            if kind == "controller":
-                self._ends_within(self.limit)
             if kind in ("command", "controller"):
-                self._command.wait(self.limit)
+                self._ends_within(self.limit)
                 self._start("--resume")
-            self._until(lambda: self.newest() > before, started + self.limit)
+            self._goes_on(workers, started + self.limit)
         except TimeoutError as error:
             return told | {"recovered": False, "seconds": time.monotonic() - started, "why": str(error)}
         told |= {"recovered": True, "seconds": round(time.monotonic() - started, 2)}
@@ -131,6 +129,12 @@ class Campaign:
                 raise TimeoutError(f"nothing within {self.limit:g} s: {self._last_words()}")
             time.sleep(pause)
         return found
+
+    def _goes_on(self, old_workers: list[int], limit: float) -> None:
+        """Wait until workers that started after the kill have written a checkpoint, or have come to the end."""
+        self._until(lambda: not any(map(there, old_workers)), limit)
+        last = self.newest()
+        self._until(lambda: self.newest() > last, limit)
 
     def _ends_within(self, seconds: float) -> None:
         try:
