@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gnnmr_dist import storage
+from gnnmr_dist.config import Settings
 from gnnmr_dist.data.format import ModalityInfo
 from gnnmr_dist.errors import InputError, bad_input
 from gnnmr_dist.storage import Address
@@ -187,6 +188,16 @@ def newest_checkpoint(addresses: Sequence[str]) -> tuple[Checkpoint | None, list
         except InputError as error:
             passed.append(str(error))
     return None, passed
+
+
+def resumed_state(checkpoint: Checkpoint, settings: Settings) -> FitState:
+    """The checkpoint's place in training, open again where the new settings allow more (epochs or patience raised)."""
+    state = checkpoint.state
+    if state.finished == "epochs" and state.epoch < settings.training.epochs:
+        state.finished = None
+    if state.finished == "patience" and state.waited < settings.training.patience:
+        state.finished = None if state.epoch < settings.training.epochs else "epochs"
+    return state
 
 
 FREE_TO_CHANGE = {

@@ -13,14 +13,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from gnnmr_dist.checkpoint import Checkpoint, FitState, RunInfo, versions
+from gnnmr_dist.checkpoint import Checkpoint, FitState, RunInfo, resumed_state, versions
 from gnnmr_dist.config import Settings
 from gnnmr_dist.data.ahead import Upcoming
 from gnnmr_dist.data.batches import global_batch, steps_per_epoch
 from gnnmr_dist.data.dataset import Dataset, FeatureTable
 from gnnmr_dist.data.steps import Sampler, StepData, gather_rows, make_sampler, step_data
 from gnnmr_dist.distributed.mesh import Mesh
-from gnnmr_dist.errors import InputError, bad_input
+from gnnmr_dist.errors import InputError, Stopped, bad_input
 from gnnmr_dist.evaluation import (
     ENSEMBLES,
     Relevant,
@@ -169,21 +169,14 @@ def open_session(dataset: Dataset, settings: Settings, mesh: Mesh, start: Checkp
     )
 
 
-def resumed_state(checkpoint: Checkpoint, settings: Settings) -> FitState:
-    """The checkpoint's place in training, open again where the new settings allow more (epochs or patience raised)."""
-    state = checkpoint.state
-    if state.finished == "epochs" and state.epoch < settings.training.epochs:
-        state.finished = None
-    if state.finished == "patience" and state.waited < settings.training.patience:
-        state.finished = None if state.epoch < settings.training.epochs else "epochs"
-    return state
-
-
 def fit(session: Session, hooks: Hooks) -> None:
     """Train until the epochs are over, validation stops improving, or a loss is not finite.
 
     Ends with ``session.state.finished`` set to "epochs", "patience" or "diverged: ..."; the models then hold the
     weights of the best validation (unless diverged).
+
+    Raises:
+        Stopped: the mesh's notice asked for it; the state after that step is saved.
     """
     state, training = session.state, session.settings.training
     pretrain_session(session, hooks.record)
@@ -227,11 +220,14 @@ def _run_epoch(session: Session, hooks: Hooks) -> Tensor:
         if bad is not None:
             state.finished = f"diverged: loss of {bad} is not finite at epoch {state.epoch}, step {step}"
             return sums
-        every = training.checkpoint_every_steps
-        if every and state.step % every == 0 and state.step < session.num_steps:
+        every, wish = training.checkpoint_every_steps, session.mesh.notice.agreed
+        due = every and state.step % every == 0 and state.step < session.num_steps
+        if due or wish:
             if _ruined(session):
                 return sums
             hooks.save(session, {})
+        if wish:
+            raise Stopped(f"asked to {wish.name.lower()} at epoch {state.epoch + 1}, step {state.step}")
     return sums / session.num_steps
 
 

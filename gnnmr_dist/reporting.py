@@ -52,10 +52,14 @@ class MetricsLog:
         self._pending.append(json.dumps(record) + "\n")
 
     def flush(self) -> None:
-        """Put the records taken so far into the file."""
+        """Put the records taken so far into the file; raises RunError when it cannot take them."""
         if not self._pending:
             return
-        data = "".join(self._pending).encode()
+        with storage.told_in_one_line(self.address, "metrics"):
+            self._add("".join(self._pending).encode())
+        self._pending = []
+
+    def _add(self, data: bytes) -> None:
         if self._file is None:
             self._parts += 1
             part = storage.join(_parts(self.address), f"part-{self._parts:06}.jsonl")
@@ -63,7 +67,6 @@ class MetricsLog:
         else:
             while data:
                 data = data[os.write(self._file, data) :]
-        self._pending = []
 
 
 def _parts(address: Address) -> str:

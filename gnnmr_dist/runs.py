@@ -23,8 +23,8 @@ from gnnmr_dist.checkpoint import (
     open_checkpoint,
     write_part,
 )
-from gnnmr_dist.config import Settings, to_toml
-from gnnmr_dist.errors import InputError, bad_input
+from gnnmr_dist.config import ClusterSettings, Settings, to_toml
+from gnnmr_dist.errors import InputError, RunError, bad_input
 from gnnmr_dist.fitting import Record, Session, run_info
 from gnnmr_dist.fusion import Fusion
 from gnnmr_dist.reporting import MetricsLog
@@ -86,6 +86,15 @@ class RunDirectory:
         storage.require_directory(self.address)
         if storage.list_files(self.address):
             raise bad_input(self.address, "a new or empty output directory (or --resume)", "files in it")
+
+    def require(self, name: str) -> None:
+        """Refuse to go on where a file that a begun run has is gone: its disk may be, and nothing is started over.
+
+        Raises:
+            RunError: it is not there.
+        """
+        if not storage.exists(self.place(name)):
+            raise RunError(f"{self.place(name)}: expected a file of this run, got none any more")
 
     def newest(self) -> tuple[Checkpoint, list[str]]:
         """The most advanced complete checkpoint, and remarks on damaged ones passed over.
@@ -156,14 +165,11 @@ def write_shard(directory: Address, session: Session) -> dict[str, bytes]:
     The first replica of each modality group writes; returns all workers' fingerprints by file name on every worker,
     which is once all files are durable.
     """
-    marks: list[bytes] = []
-    for model in session.models:
-        parts = state_tensors(model) | ({"best": session.best[model.number]} if session.best else {})
-        if session.mesh.replica == 0:
-            marks += [write_part(directory, model.name, part, tensors) for part, tensors in parts.items()]
-        else:
-            marks += [bytes(40)] * len(parts)
     kinds = ["weights", "optimizer", *(["best"] if session.best else [])]
+    marks = [bytes(40)] * (len(session.models) * len(kinds))
+    if session.mesh.replica == 0:
+        seconds = session.settings.cluster.timeout_seconds
+        marks = storage.within(seconds, lambda: _write_parts(directory, session), directory, "checkpoint")
     table = fingerprint_tensor(marks).view(len(session.models), len(kinds), 40).to(session.mesh.device)
     if session.mesh.replica > 0:
         table.zero_()
@@ -186,31 +192,57 @@ class Checkpoints:
         self._saved: list[str] | None = None
 
     def save(self, session: Session) -> None:
-        """Write where the session is and let the oldest go; every worker must call it together."""
+        """Write where the session is and let the oldest go; every worker must call it together.
+
+        Raises:
+            RunError: the storage is full or gone, or did not answer within the setting ``timeout_seconds``.
+        """
+        first = session.mesh.rank == 0
+        if first:
+            self.run.require(METRICS)
         if self._saved is None:
-            self._saved = self._before(session.state.name()) if session.mesh.rank == 0 else []
+            self._saved = self._before(session.state.name()) if first else []
         place = self.run.place(CHECKPOINTS, self.attempt, session.state.name())
         try:
-            fingerprints = write_shard(place, session)
-            if session.mesh.rank == 0:
-                content = manifest_bytes(
-                    run_info(session.dataset, session.settings), session.state, fingerprints
-                )
-                storage.write_bytes_atomic(storage.join(place, MANIFEST), content)
+            with storage.told_in_one_line(place, "checkpoint"):
+                fingerprints = write_shard(place, session)
+                if first:
+                    self._finish(place, manifest_of(session, fingerprints), session.settings.cluster)
         except BaseException:
             if session.mesh.world_size == 1:
                 storage.remove_tree(place, first=MANIFEST)
             raise
-        if session.mesh.rank == 0:
-            self._saved.append(place)
-            for old in self._saved[: -self.keep]:
+
+    def _finish(self, place: str, manifest: bytes, cluster: ClusterSettings) -> None:
+        """Make a directory a checkpoint, then remove what is more than to be kept."""
+        assert self._saved is not None
+        kept = [*self._saved, place]
+
+        def work() -> None:
+            storage.write_bytes_atomic(storage.join(place, MANIFEST), manifest)
+            for old in kept[: -self.keep]:
                 storage.remove_tree(old, first=MANIFEST)
-            self._saved = self._saved[-self.keep :]
+
+        storage.within(cluster.timeout_seconds, work, place, "checkpoint")
+        self._saved = kept[-self.keep :]
 
     def _before(self, name: str) -> list[str]:
         """Checkpoints of this run that lie before, in the order of training."""
         found = [place for place in self.run.checkpoints() if _name(place) < name]
         return sorted(found, key=_name)
+
+
+def _write_parts(directory: Address, session: Session) -> list[bytes]:
+    marks = []
+    for model in session.models:
+        parts = state_tensors(model) | ({"best": session.best[model.number]} if session.best else {})
+        marks += [write_part(directory, model.name, part, tensors) for part, tensors in parts.items()]
+    return marks
+
+
+def manifest_of(session: Session, fingerprints: Mapping[str, bytes]) -> bytes:
+    """The manifest of a checkpoint of where the session is."""
+    return manifest_bytes(run_info(session.dataset, session.settings), session.state, fingerprints)
 
 
 def _name(checkpoint: str) -> str:

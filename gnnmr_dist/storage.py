@@ -13,17 +13,20 @@ import os
 import re
 import shutil
 import tempfile
+import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 from pyarrow import fs
 
-from gnnmr_dist.errors import InputError, bad_input
+from gnnmr_dist.errors import InputError, RunError, bad_input
 
+T = TypeVar("T")
 Address = str | os.PathLike[str]
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _AT_ONCE = 1 << 20  # bytes
@@ -267,6 +270,44 @@ def copy_tree(source: Address, destination: Address, *, last: str | None = None)
         path = f"{target.path.rstrip('/')}/{name}"
         target.filesystem.create_dir(os.path.dirname(path), recursive=True)
         _copy(origin._replace(path=f"{origin.path.rstrip('/')}/{name}"), target._replace(path=path))
+
+
+@contextmanager
+def told_in_one_line(address: Address, what: str) -> Iterator[None]:
+    """Turn a failing disk or store (full, gone, forbidden) into one line.
+
+    Raises:
+        RunError: in place of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = " ".join(str(error.strerror or error).split())
+        raise RunError(f"{os.fspath(address)}: {what} could not be written: {reason}") from error
+
+
+def within(seconds: float, work: Callable[[], T], address: Address, what: str) -> T:
+    """What ``work`` returns, done in a thread that is given up after ``seconds``: a store may not answer for ever.
+
+    Raises:
+        RunError: it took longer.
+    """
+    done: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, name="storage", daemon=True).start()
+    try:
+        return done.result(seconds)
+    except TimeoutError:
+        if done.done():
+            raise  # of the work's own
+        reason = f"{what} could not be written within {seconds:g} s"
+        raise RunError(f"{os.fspath(address)}: {reason}") from None
 
 
 def remove_tree(address: Address, *, first: str | None = None) -> None:

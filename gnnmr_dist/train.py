@@ -15,9 +15,10 @@ from gnnmr_dist.cli import Parser, add_settings, given_settings, guarded, settin
 from gnnmr_dist.config import Settings, build
 from gnnmr_dist.data.dataset import Dataset, open_dataset
 from gnnmr_dist.distributed.mesh import check_groups, local_device, one_process
-from gnnmr_dist.errors import InputError, RunError
+from gnnmr_dist.errors import InputError, RunError, Stopped
 from gnnmr_dist.fitting import Record, check_settings, fit, open_session, run_info
 from gnnmr_dist.loaded import choose_linear_peer, open_run
+from gnnmr_dist.notice import Notice, ended_by_sigterm
 from gnnmr_dist.reporting import EpochProgress, MetricsLog
 from gnnmr_dist.runs import CHECKPOINTS, METRICS, OneProcessHooks, RunDirectory
 
@@ -78,6 +79,7 @@ def train(
     Raises:
         InputError: settings, data and output do not fit; nothing was started or written.
         RunError: training diverged or could not go on.
+        Stopped: SIGTERM asked for it (in the main thread); the state is saved.
     """
     run, info = RunDirectory(output), run_info(dataset, settings)
     check_settings(dataset, settings)
@@ -100,18 +102,38 @@ def train(
             if watch is not None and record["kind"] != "step":
                 watch(record)
 
-        if workers == 0:
-            finished = _here(dataset, run, settings, start, show)
-        else:
-            from gnnmr_dist.launch import train_on_ray  # Ray takes seconds to import and is not needed here
-
-            address = None if start is None else start.address
-            begin = partial(run.begin, info, settings, {"command": sys.argv})
-            finished = train_on_ray(_absolute(dataset.path), output, settings, address, show, begin)
+        try:
+            finished = (_here if workers == 0 else _on_ray)(dataset, run, settings, start, show)
+        except Stopped as stopped:
+            again = [
+                "python",
+                "-m",
+                "gnnmr_dist.train",
+                "--dataset",
+                dataset.path,
+                "--output",
+                output,
+                "--resume",
+            ]
+            raise Stopped(f"{stopped}; state saved; {shlex.join(again)} goes on") from None
     close(run, settings, finished)
     if settings.model.linear_peer:
         _fuse(run, dataset)
     print(f"next: python -m gnnmr_dist.evaluate --run {shlex.quote(run.address)} --split test")
+
+
+def _on_ray(
+    dataset: Dataset,
+    run: RunDirectory,
+    settings: Settings,
+    start: Checkpoint | None,
+    show: Callable[[Record], None],
+) -> str | None:
+    from gnnmr_dist.launch import train_on_ray  # Ray takes seconds to import and is not needed elsewhere
+
+    address = None if start is None else start.address
+    begin = partial(run.begin, run_info(dataset, settings), settings, {"command": sys.argv})
+    return train_on_ray(_absolute(dataset.path), run.address, settings, address, show, begin)
 
 
 def _here(
@@ -121,13 +143,14 @@ def _here(
     start: Checkpoint | None,
     show: Callable[[Record], None],
 ) -> str | None:
-    info = run_info(dataset, settings)
-    mesh = one_process(len(info.members), local_device(settings.cluster.use_gpu))
+    info, notice = run_info(dataset, settings), Notice()
+    mesh = one_process(len(info.members), local_device(settings.cluster.use_gpu), notice)
     session = open_session(dataset, settings, mesh, start)
     run.tidy()
     run.begin(info, settings, {"command": sys.argv})
     log = MetricsLog(run.place(METRICS), session.state.epoch, session.state.step)
-    fit(session, OneProcessHooks(run, log, show, settings.training.keep_checkpoints))
+    with ended_by_sigterm(notice):
+        fit(session, OneProcessHooks(run, log, show, settings.training.keep_checkpoints))
     log.flush()
     return session.state.finished
 

@@ -12,7 +12,7 @@ from helpers import make_settings, planted, weights_of
 from torch import Tensor
 
 from gnnmr_dist import fitting
-from gnnmr_dist.checkpoint import Checkpoint, FitState, open_checkpoint
+from gnnmr_dist.checkpoint import Checkpoint, FitState, open_checkpoint, resumed_state
 from gnnmr_dist.config import Settings
 from gnnmr_dist.data.dataset import Dataset
 from gnnmr_dist.distributed.mesh import one_process
@@ -24,7 +24,6 @@ from gnnmr_dist.fitting import (
     fit,
     next_step,
     open_session,
-    resumed_state,
     session_vectors,
     validation_metrics,
 )

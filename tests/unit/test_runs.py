@@ -13,7 +13,7 @@ from helpers import make_settings, planted, weights_of
 from gnnmr_dist.config import build, read_toml
 from gnnmr_dist.data.dataset import Dataset
 from gnnmr_dist.distributed.mesh import one_process
-from gnnmr_dist.errors import InputError
+from gnnmr_dist.errors import InputError, RunError
 from gnnmr_dist.fitting import Session, fit, open_session, run_info
 from gnnmr_dist.reporting import MetricsLog
 from gnnmr_dist.runs import OneProcessHooks, RunDirectory
@@ -116,7 +116,9 @@ def test_no_half_written_checkpoint_is_ever_seen(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(runs, "manifest_bytes", full_disk)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(
+        RunError, match=r"epoch-00001-step-0000000: checkpoint could not be written: No space left"
+    ):
         train(dataset, str(tmp_path / "run"))
     assert RunDirectory(str(tmp_path / "run")).checkpoints() == []
     assert not list((tmp_path / "run").rglob("*.safetensors"))
