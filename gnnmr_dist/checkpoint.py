@@ -76,7 +76,10 @@ def file_name(member: str, part: str) -> str:
 def write_part(directory: Address, member: str, part: str, tensors: Mapping[str, Tensor]) -> bytes:
     """Write one file, from where the tensors lie; return its fingerprint: 8 bytes of length and 32 of SHA-256."""
     with storage.staged_file(storage.join(directory, file_name(member, part))) as path:
-        save_file({name: t.contiguous() for name, t in tensors.items()}, path)
+        try:
+            save_file({name: t.contiguous() for name, t in tensors.items()}, path)
+        except SafetensorError as error:  # a full disk, in its words
+            raise OSError(str(error)) from error
         size, digest = storage.fingerprint(path)
     return size.to_bytes(8, "big") + bytes.fromhex(digest)
 
