@@ -15,32 +15,18 @@ from typing import Any, Literal
 
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Field,
     ValidationError,
-    ValidationInfo,
     field_validator,
     model_validator,
 )
 
 from gnnmr_dist.errors import InputError
 from gnnmr_dist.presets import method_values
+from gnnmr_dist.sections import ClusterSettings, Section
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
-        if cls.model_fields[str(info.field_name)].annotation is not bool:
-            parts = value if isinstance(value, list | tuple) else (value,)
-            if any(isinstance(part, bool) for part in parts):  # pydantic would read true as 1
-                raise ValueError("a truth value stands where none belongs")
-        return value
-
-
-class ModelSettings(_Section):
+class ModelSettings(Section):
     """What is trained: the members of the ensemble, which share these settings."""
 
     method: Literal["gnnmr", "gat", "lightgcn", "bpr-mf", "vbpr", "mmgcn", "a2cmhne", "pmgt"] = Field(
@@ -97,7 +83,7 @@ class ModelSettings(_Section):
     )
 
 
-class LossSettings(_Section):
+class LossSettings(Section):
     """Truth and peers."""
 
     supervised: Literal["softmax", "bpr"] = Field(
@@ -120,7 +106,7 @@ class LossSettings(_Section):
     )
 
 
-class SamplingSettings(_Section):
+class SamplingSettings(Section):
     """Neighbour sampling."""
 
     num_neighbors: tuple[int, ...] = Field(
@@ -145,7 +131,7 @@ class SamplingSettings(_Section):
         return value
 
 
-class PretrainingSettings(_Section):
+class PretrainingSettings(Section):
     """The stage before training, of methods that have one (pmgt)."""
 
     pretrain_epochs: int = Field(30, ge=0, description="passes over the items; 0 = none (assumed)")
@@ -156,7 +142,7 @@ class PretrainingSettings(_Section):
     )
 
 
-class TrainingSettings(_Section):
+class TrainingSettings(Section):
     """Optimisation, selection and checkpoints."""
 
     seed: int = Field(0, ge=0, lt=2**63, description="the only source of randomness")
@@ -181,7 +167,7 @@ class TrainingSettings(_Section):
     keep_checkpoints: int = Field(2, ge=1, description="how many of the newest checkpoints stay")
 
 
-class EvaluationSettings(_Section):
+class EvaluationSettings(Section):
     """Full ranking."""
 
     ks: tuple[int, ...] = Field((10, 20, 50), min_length=1, description="cut-offs K")
@@ -203,63 +189,7 @@ class EvaluationSettings(_Section):
         return value
 
 
-class ClusterSettings(_Section):
-    """Where it runs; none of these changes a result."""
-
-    num_workers: int = Field(0, ge=0, description="W Ray Train workers; 0 = this process, without Ray")
-    min_workers: int = Field(
-        0,
-        ge=0,
-        description="the run goes on with as few workers as this where nodes are lost, and grows back to num_workers "
-        "where they return; 0 = always num_workers",
-    )
-    resize_seconds: float = Field(
-        60.0, gt=0, description="with min_workers: how often to look whether more workers would fit"
-    )
-    modality_groups: int = Field(0, ge=0, description="G; 0 = the largest divisor of W not above M")
-    cpus_per_worker: float = Field(1.0, gt=0, description="CPUs Ray reserves for each worker")
-    use_gpu: Literal["auto", "always", "never"] = Field(
-        "auto",
-        description="a GPU per worker and NCCL instead of gloo; auto = where every worker can have one",
-    )
-    prefetch: Literal["auto", "thread", "exchange"] = Field(
-        "auto",
-        description="when a worker samples its next steps: in a thread, or while scores travel (auto: with one CPU)",
-    )
-    id_tables: Literal["memory", "mapped"] = Field(
-        "memory",
-        description="where ID tables, their optimizer and all nodes' embeddings lie: in memory or in mapped files",
-    )
-    scratch: str = Field(
-        "", description="directory of every worker's mapped files; empty = the system's for temporary files"
-    )
-    max_failures: int = Field(
-        3, ge=0, description="worker losses survived by restarting from the last checkpoint"
-    )
-    timeout_seconds: float = Field(
-        300.0, gt=0, description="longest wait in a collective before the run fails"
-    )
-
-    @model_validator(mode="after")
-    def _fits_any_number(self) -> ClusterSettings:
-        if 0 < self.num_workers < self.min_workers:
-            raise ValueError(
-                f"min_workers ({self.min_workers}) must not be above num_workers ({self.num_workers})"
-            )
-        if self.elastic and self.modality_groups > 1:
-            raise ValueError(
-                f"min_workers needs modality_groups 0 or 1, which fit any number of workers, "
-                f"got {self.modality_groups}"
-            )
-        return self
-
-    @property
-    def elastic(self) -> bool:
-        """Whether the number of workers may change while a run goes on."""
-        return 0 < self.min_workers < self.num_workers
-
-
-class Settings(_Section):
+class Settings(Section):
     """All settings of a training run."""
 
     model: ModelSettings = ModelSettings()

@@ -18,7 +18,7 @@ from ray.exceptions import RayActorError, RayError
 
 from gnnmr_dist import storage
 from gnnmr_dist.checkpoint import Checkpoint, newest_checkpoint, open_checkpoint
-from gnnmr_dist.config import ClusterSettings, Settings
+from gnnmr_dist.config import Settings
 from gnnmr_dist.connection import connected
 from gnnmr_dist.data.dataset import open_dataset
 from gnnmr_dist.distributed.mesh import Mesh, process_mesh
@@ -31,6 +31,7 @@ from gnnmr_dist.notice import Notice, Wish, ended_by_sigterm
 from gnnmr_dist.rendezvous import NOTICE, being_drained, torch_config
 from gnnmr_dist.reporting import MetricsLog
 from gnnmr_dist.runs import CHECKPOINTS, METRICS, RUN, Checkpoints, RunDirectory
+from gnnmr_dist.sections import ClusterSettings
 
 Show = Callable[[Record], None]
 STOPPED = "stopped: "

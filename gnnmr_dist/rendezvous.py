@@ -14,10 +14,10 @@ import ray
 import ray.train.torch
 from ray.train.v2._internal.execution.context import get_train_context
 
-from gnnmr_dist.config import ClusterSettings
 from gnnmr_dist.connection import LOOPBACK
 from gnnmr_dist.distributed.mesh import meet_by_file
 from gnnmr_dist.notice import Notice, Wish
+from gnnmr_dist.sections import ClusterSettings
 
 NOTICE = Notice()
 """A worker's: its process has one training function, and signals are heard in another thread."""

@@ -23,11 +23,12 @@ from gnnmr_dist.checkpoint import (
     open_checkpoint,
     write_part,
 )
-from gnnmr_dist.config import ClusterSettings, Settings, to_toml
+from gnnmr_dist.config import Settings, to_toml
 from gnnmr_dist.errors import InputError, RunError, bad_input
 from gnnmr_dist.fitting import Record, Session, run_info
 from gnnmr_dist.fusion import Fusion
 from gnnmr_dist.reporting import MetricsLog
+from gnnmr_dist.sections import ClusterSettings
 from gnnmr_dist.storage import Address
 from gnnmr_dist.training import state_tensors
 

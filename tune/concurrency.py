@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from gnnmr_dist.config import ClusterSettings
 from gnnmr_dist.distributed.placement import uses_gpus, worker_resources
 from gnnmr_dist.errors import InputError
+from gnnmr_dist.sections import ClusterSettings
 
 Node = Mapping[str, float]
 DRIVER_CPUS = 1

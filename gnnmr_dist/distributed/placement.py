@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from gnnmr_dist.config import ClusterSettings
+from gnnmr_dist.sections import ClusterSettings
 
 
 def placement_problem(nodes: Sequence[Mapping[str, float]], cluster: ClusterSettings) -> str | None:

@@ -205,7 +205,7 @@ def test_work_in_a_thread_gives_its_value_or_its_error() -> None:
         raise error
 
     for error in (OSError(28, "No space left on device"), TimeoutError("the store's own")):
-        with pytest.raises(type(error), match="No space|own"):
+        with pytest.raises(type(error), match=r"No space|own"):
             storage.within(5.0, partial(fail, error), "x", "y")
 
 
