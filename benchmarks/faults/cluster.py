@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cluster import local
 from cluster.processes import Process, find, name_of
+from gnnmr_dist.errors import RunError
 
 NODES = 3
 
@@ -49,8 +50,14 @@ class Cluster:
         return [p.pid for group in hosts for p in group if name_of(p.pid) == "raylet"]
 
     def mend(self) -> None:
-        """Start lost nodes anew."""
-        local.mend(self.directory)
+        """Start lost nodes anew; a busy machine may need more than one try."""
+        for left in (2, 1, 0):
+            try:
+                local.mend(self.directory)
+                return
+            except RunError:
+                if left == 0:
+                    raise
 
     def _titled(self, prefix: str) -> list[int]:
         nodes = local.read_state(self.directory).nodes
