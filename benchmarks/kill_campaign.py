@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--seed", type=int, default=0, help="of kinds, moments and victims [0]")
     made.add_argument(
-        "--limit", type=float, default=240.0, help="seconds within which a run must go on [240]"
+        "--limit", type=float, default=600.0, help="seconds within which a run must go on [600]"
     )
     made.add_argument("--epochs", type=int, default=100, help="of one run, of some 27 steps each [100]")
     made.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="what is killed [all]")
