@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import signal
 import sys
 from pathlib import Path
 
@@ -52,6 +53,7 @@ def plan(kinds: list[str], seed: int, number: int) -> tuple[str, bool, random.Ra
 
 def main() -> int:
     options = parser().parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # by way of all that ends the nodes
     home = options.directory.absolute()
     home.mkdir(parents=True, exist_ok=True)
     dataset = home / "data"
