@@ -23,7 +23,6 @@ from faults.run import Campaign
 
 from gnnmr_dist.data.synthetic import synthetic_dataset
 
-HERE = Path(__file__).resolve().parent
 KINDS = ("worker", "raylet", "command", "controller")
 
 
@@ -43,12 +42,21 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def plan(kinds: list[str], seed: int, number: int) -> tuple[str, bool, random.Random]:
-    """What kill ``number`` hits, whether while a checkpoint is written, and its source of chance."""
-    wanted = [(kind, saving) for kind in kinds for saving in (False, True)]
-    turn, place = divmod(number, len(wanted))
-    random.Random(f"{seed} turn {turn}").shuffle(wanted)
-    return *wanted[place], random.Random(f"{seed} kill {number}")
+def burst(kinds: list[str], seed: int, number: int) -> tuple[list[str], bool, random.Random]:
+    """What the burst that begins with kill ``number`` hits: one to three kills, of raylets one at most."""
+    chance = random.Random(f"{seed} burst {number}")
+    wanted = [plan(kinds, seed, number + more) for more in range(1 + chance.randrange(3))]
+    while wanted.count("raylet") > 1:
+        wanted.remove("raylet")  # two workers need two nodes
+    return wanted, chance.random() < 2 / 3, chance
+
+
+def plan(kinds: list[str], seed: int, number: int) -> str:
+    """What kill ``number`` hits: all kinds in turn, each turn in an order of its own."""
+    turn, place = divmod(number, len(kinds))
+    order = list(kinds)
+    random.Random(f"{seed} turn {turn}").shuffle(order)
+    return order[place]
 
 
 def main() -> int:
@@ -67,14 +75,12 @@ def main() -> int:
             campaign = Campaign(home / kills.next_run(), dataset, options.epochs, options.limit, cluster)
             with campaign:
                 while len(kills.done) < options.kills and not campaign.finished():
-                    kind, saving, chance = plan(options.kinds, options.seed, len(kills.done))
-                    killed = campaign.kill(kind, saving, chance)
-                    if killed is not None:
-                        kills.add(killed)
+                    for kill in campaign.burst(*burst(options.kinds, options.seed, len(kills.done))):
+                        kills.add(kill)
                 campaign.complete()
             check_run(campaign.output, whole)
             kills.end_run(campaign.output.name)
-    lines = report(kills, options, HERE)
+    lines = report(kills)
     if options.output is not None:
         options.output.write_text("\n".join([*lines, ""]), encoding="utf-8")
         print(f"wrote {options.output}")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
@@ -42,7 +42,7 @@ class Kills:
 
     def add(self, kill: dict[str, Any]) -> None:
         """Keep a kill."""
-        self._write(kill | {"number": len(self.done)})
+        self._write(kill | {"number": len(self.done), "commit": commit()})
         print(f"{len(self.done):>4} {kill['kind']:<10} {kill['seconds']:7.1f} s  {kill}", flush=True)
 
     def end_run(self, name: str) -> None:
@@ -62,16 +62,17 @@ class Kills:
         self._take(record)
 
 
-def report(kills: Kills, options: argparse.Namespace, home: Path) -> list[str]:
+def report(kills: Kills) -> list[str]:
     """The results file: what was killed, how often the run recovered, and how soon."""
-    command = shlex.join(
-        ["python", "benchmarks/kill_campaign.py", "--directory", "DIR", *_given(sys.argv[1:])]
-    )
-    lines = ["# Kills", "", f"`{command}`, commit {commit()}, {date.today()}.", f"{hardware()}.", ""]
-    equal = len(set(kills.runs))
+    given = _given(sys.argv[1:])
+    command = shlex.join(["python", "benchmarks/kill_campaign.py", "--directory", "DIR", *given])
+    commits = Counter(kill["commit"] for kill in kills.done)
+    parts = ", ".join(f"{name} ({count} kills)" for name, count in commits.items())
+    lines = ["# Kills", "", f"`{command}`, commit {parts}, {date.today()}.", f"{hardware()}.", ""]
     lines += [
         "Three nodes of one machine, two Ray Train workers, planted data, a checkpoint every 5 steps",
-        "(docs/distributed.md says what each kill is). Seconds: from the kill to a whole checkpoint by new workers.",
+        "(docs/distributed.md says what each kill is). Kills come in bursts of one to three, each before the run has",
+        "recovered from the one before. Seconds: from the last kill of a burst to a whole checkpoint by new workers.",
         "",
         "| killed | kills | while a checkpoint was written | recovered | median s | most s |",
         "|---|---:|---:|---:|---:|---:|",
@@ -79,23 +80,25 @@ def report(kills: Kills, options: argparse.Namespace, home: Path) -> list[str]:
     for kind in [*NAMES, ""]:
         rows = [kill for kill in kills.done if kind in ("", kill["kind"])]
         lines += [_row(NAMES.get(kind, "all"), rows)] if rows else []
-    lost = sum(not kill["recovered"] for kill in kills.done)
+    lost = [kill for kill in kills.done if not kill["recovered"]]
     runs = len({kill["run"] for kill in kills.done})
     lines += [
         "",
-        f"{runs} runs were disturbed; {equal} were followed to their end, and each of these equals the",
+        f"{runs} runs were disturbed; {len(set(kills.runs))} were followed to their end, and each of these",
     ]
     lines += [
-        "undisturbed run in every loss, validation and byte of the model, and left no half-written file."
+        "equals the undisturbed run in every loss, validation and byte of the model, has every step once, and left"
     ]
-    lines += ["", f"kills: {len(kills.done)}, not recovered: {lost}"]
+    lines += ["no half-written file."]
+    lines += ["", f"kills: {len(kills.done)}, not recovered: {len(lost)}"]
     return lines
 
 
 def _row(name: str, rows: Sequence[dict[str, Any]]) -> str:
-    seconds = [kill["seconds"] for kill in rows]
+    seconds = [kill["seconds"] for kill in rows if not kill["overtaken"]]
     hit, well = sum(kill["half_written"] for kill in rows), sum(kill["recovered"] for kill in rows)
-    return f"| {name} | {len(rows)} | {hit} | {well} | {median(seconds):.1f} | {max(seconds):.1f} |"
+    times = f"{median(seconds):.1f} | {max(seconds):.1f}" if seconds else "- | -"
+    return f"| {name} | {len(rows)} | {hit} | {well} | {times} |"
 
 
 def _given(words: Sequence[str]) -> list[str]:

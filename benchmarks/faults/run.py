@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ class Campaign:
         self.options = [*train_options(dataset, output, epochs), "--num-workers", str(WORKERS)]
         self.options += ["--max-failures", "1000"]
         self._command: subprocess.Popen[bytes] | None = None
+        self._old: set[int] = set()  # what an earlier kill has ended or is about to end
 
     def __enter__(self) -> Campaign:
         self._start()
@@ -48,26 +49,49 @@ class Campaign:
             raise RunError(f"{self.output}: the command ended with {code}: {self._last_words()}")
         return code == 0
 
-    def kill(self, kind: str, saving: bool, chance: random.Random) -> dict[str, Any] | None:
-        """Kill once and wait for the run to go on; None when the run had ended before."""
-        victim = self._victim(kind, saving, chance)
-        if victim is None:
-            return None  # the run had ended
-        before, workers, started = self.newest(), self.cluster.workers(), time.monotonic()
-        os.kill(victim, signal.SIGKILL)
-        hit = bool(self._incomplete())
-        told = {"kind": kind, "saving": saving, "half_written": hit, "run": self.output.name, "after": before}
+    def burst(self, kinds: Sequence[str], saving: bool, chance: random.Random) -> list[dict[str, Any]]:
+        """Kill once or more, each time before the run goes on again, then wait until it does.
+
+        Args:
+            kinds: what to kill, one after the other.
+            saving: the first kill waits until a checkpoint is being written.
+            chance: of moments and victims.
+
+        Returns:
+            A record of each kill; none when the run had ended before.
+        """
+        told: list[dict[str, Any]] = []
+        times: list[float] = []
+        limit = time.monotonic() + self.limit
         try:
-            if kind in ("command", "controller"):
-                self._ends_within(self.limit)
-                self._start("--resume")
-            self._goes_on(workers, started + self.limit)
+            for kind in kinds:
+                first = not told
+                victim = self._victim(kind, saving and first, first, chance)
+                if victim is None:
+                    break  # the run had ended
+                self._old.update(self.cluster.workers())
+                before, limit = self.newest(), time.monotonic() + self.limit
+                os.kill(victim, signal.SIGKILL)
+                times.append(time.monotonic())
+                hit = bool(self._incomplete())
+                told.append({"kind": kind, "saving": saving and first, "half_written": hit, "after": before})
+                if kind in ("command", "controller"):
+                    self._old.update(self.cluster.controllers())
+                    self._ends_within(self.limit)
+                    self._start("--resume")
+            if told:
+                self._goes_on(limit)
+            ended = {"recovered": True}
         except TimeoutError as error:
-            return told | {"recovered": False, "seconds": time.monotonic() - started, "why": str(error)}
-        told |= {"recovered": True, "seconds": round(time.monotonic() - started, 2)}
-        if kind == "raylet":
+            ended = {"recovered": False, "why": str(error)}
+        now = time.monotonic()
+        if "raylet" in [kill["kind"] for kill in told]:
             self.cluster.mend()
-        return told
+        common = {"run": self.output.name, **ended}
+        return [
+            kill | common | {"seconds": round(now - at, 2), "overtaken": n + 1 < len(told)}
+            for n, (kill, at) in enumerate(zip(told, times, strict=True))
+        ]
 
     def complete(self) -> None:
         """Wait for the run to end by itself."""
@@ -79,21 +103,22 @@ class Campaign:
         names = [place.parent.name for place in self.output.glob(f"checkpoints/*/epoch-*/{MANIFEST}")]
         return max(names, default="")
 
-    def _victim(self, kind: str, saving: bool, chance: random.Random) -> int | None:
-        """A process to kill at once: it was found when the run was seen alive, and the chosen moment is now."""
+    def _victim(self, kind: str, saving: bool, alive: bool, chance: random.Random) -> int | None:
+        """A process to kill at once; None when the run has ended. ``alive``: only after a checkpoint."""
         limit = time.monotonic() + self.limit
-        if self._until(lambda: self.newest() > "", limit) is None:
-            return None
-        wait_until = time.monotonic() + chance.random() * PAUSE
-        found = self._until(lambda: self._found(kind), limit)
-        if found is None:
-            return None
-        victim = chance.choice(found)
-        if self._until(lambda: time.monotonic() > wait_until, limit) is None:
-            return None
-        if saving and self._until(self._incomplete, limit, pause=0.0002) is None:
-            return None
-        return victim if there(victim) is not None else self._victim(kind, saving, chance)
+        while True:
+            if alive and self._until(lambda: self.newest() > "", limit) is None:
+                return None
+            found = self._until(lambda: self._found(kind), limit)
+            if found is None:
+                return None
+            victim, moment = chance.choice(found), time.monotonic() + chance.random() * PAUSE
+            if self._until(lambda m=moment: time.monotonic() > m, limit) is None:
+                return None
+            if saving and self._until(self._incomplete, limit, pause=0.0002) is None:
+                return None
+            if there(victim) is not None:
+                return victim
 
     def _found(self, kind: str) -> list[int]:
         found: dict[str, Callable[[], list[int]]] = {
@@ -102,7 +127,7 @@ class Campaign:
             "controller": self.cluster.controllers,
             "command": lambda: [self._command.pid],
         }
-        return found[kind]()
+        return [pid for pid in found[kind]() if pid not in self._old]
 
     def _incomplete(self) -> bool:
         """Whether a checkpoint is being written (or was left half-written) by the newest attempt."""
@@ -130,9 +155,9 @@ class Campaign:
             time.sleep(pause)
         return found
 
-    def _goes_on(self, old_workers: list[int], limit: float) -> None:
+    def _goes_on(self, limit: float) -> None:
         """Wait until workers that started after the kill have written a checkpoint, or have come to the end."""
-        self._until(lambda: not any(map(there, old_workers)), limit)
+        self._until(lambda: not any(map(there, self._old)), limit)
         last = self.newest()
         self._until(lambda: self.newest() > last, limit)
 
