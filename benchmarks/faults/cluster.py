@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from cluster import local
@@ -21,7 +22,7 @@ class Cluster:
         self.directory = self._holder / "c"
 
     def __enter__(self) -> Cluster:
-        local.up(self.directory, NODES, 1)
+        _patiently(lambda: local.up(self.directory, NODES, 1))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -50,18 +51,23 @@ class Cluster:
         return [p.pid for group in hosts for p in group if name_of(p.pid) == "raylet"]
 
     def mend(self) -> None:
-        """Start lost nodes anew; a busy machine may need more than one try."""
-        for left in (2, 1, 0):
-            try:
-                local.mend(self.directory)
-                return
-            except RunError:
-                if left == 0:
-                    raise
+        """Start lost nodes anew."""
+        _patiently(lambda: local.mend(self.directory))
 
     def _titled(self, prefix: str) -> list[int]:
         nodes = local.read_state(self.directory).nodes
         return [p.pid for node in nodes for p in local.processes(node) if title(p.pid).startswith(prefix)]
+
+
+def _patiently(start: Callable[[], object]) -> None:
+    """A busy machine may need more than one try: Ray gives up a node that takes more than 30 seconds."""
+    for left in reversed(range(5)):
+        try:
+            start()
+            return
+        except RunError:
+            if left == 0:
+                raise
 
 
 def title(pid: int) -> str:

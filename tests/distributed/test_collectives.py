@@ -18,7 +18,16 @@ from gnnmr_dist.notice import Notice, Wish
 pytestmark = pytest.mark.multiprocess
 
 TIMEOUT, SLACK = 1.0, 4.0
-ROWS = torch.sparse_coo_tensor(torch.tensor([[0]]), torch.ones(1, 2), (3, 2)).coalesce()
+
+
+def rows() -> torch.Tensor:
+    """A sparse gradient of one row."""
+    one = torch.ones(1, 2)
+    return torch.sparse_coo_tensor(
+        torch.tensor([[0]]), one, (3, 2), is_coalesced=True, check_invariants=False
+    )
+
+
 GROUPS = {"replicas": 1}  # G of a mesh of two workers; the others: 2
 COLLECTIVES: dict[str, Callable[[Mesh], object]] = {
     "gather_modalities": lambda mesh: mesh.gather_modalities(torch.ones(1, 3)),
@@ -27,7 +36,7 @@ COLLECTIVES: dict[str, Callable[[Mesh], object]] = {
     "gather_world": lambda mesh: mesh.gather_world(torch.ones(2)),
     "barrier": lambda mesh: mesh.barrier(),
     "replicas: sum_replicas": lambda mesh: mesh.sum_replicas([torch.ones(2)]),
-    "replicas: sum_rows": lambda mesh: mesh.sum_rows(ROWS),
+    "replicas: sum_rows": lambda mesh: mesh.sum_rows(rows()),
 }
 
 
