@@ -67,8 +67,10 @@ def client_variables(directory: Path, state: State) -> dict[str, str]:
     }
 
 
-def up(directory: Path, nodes: int, cpus: int) -> State:
+def up(directory: Path, nodes: int, cpus: int, *, dashboard: bool = True) -> State:
     """Start a head and ``nodes - 1`` further nodes with ``cpus`` logical CPUs each.
+
+    Without ``dashboard`` no jobs can be submitted, and the head starts sooner.
 
     Raises:
         InputError: a rehearsal is there already, or the directory is somebody else's.
@@ -76,7 +78,7 @@ def up(directory: Path, nodes: int, cpus: int) -> State:
     """
     _make_directory(directory)
     _write_private(directory / TOKEN, secrets.token_hex(32))
-    state = State(_free_port(), _free_port(), cpus, [])
+    state = State(_free_port(), _free_port() if dashboard else 0, cpus, [])
     try:
         for number in range(nodes):
             state.nodes.append(_start(directory, "head" if number == 0 else f"node-{number}", state))
@@ -172,6 +174,8 @@ def _start_command(state: State, files: Path, head: bool, cpus: int) -> list[str
     if not head:
         return [*command, f"--address={HOST}:{state.port}"]
     dashboard = [f"--dashboard-host={HOST}", f"--dashboard-port={state.dashboard_port}"]
+    if state.dashboard_port == 0:
+        dashboard = ["--include-dashboard=false"]
     client = f"--ray-client-server-port={_free_port()}"  # Ray's own choice is the same for every cluster of a machine
     return [*command, "--head", f"--port={state.port}", client, *dashboard]
 

@@ -22,7 +22,7 @@ class Cluster:
         self.directory = self._holder / "c"
 
     def __enter__(self) -> Cluster:
-        _patiently(lambda: local.up(self.directory, NODES, 1))
+        _patiently(lambda: local.up(self.directory, NODES, 1, dashboard=False))
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -17,7 +17,7 @@ from gnnmr_dist.notice import Notice, Wish
 
 pytestmark = pytest.mark.multiprocess
 
-TIMEOUT, SLACK = 1.0, 4.0
+TIMEOUT, SLACK = 3.0, 20.0
 
 
 def rows() -> torch.Tensor:
@@ -80,6 +80,9 @@ def test_workers_agree_on_a_wish_after_the_same_step(tmp_path: Path) -> None:
 def miss(rank: int, folder: Path) -> None:
     """Rank 1 makes the groups and then takes part in nothing."""
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    meet_by_file(str(folder / "store"), rank, 2, 60)  # a first time, until both have started
+    dist.barrier()
+    dist.destroy_process_group()
     for number, (name, collective) in enumerate(COLLECTIVES.items()):
         meet_by_file(str(folder / f"store.{number}"), rank, 2, TIMEOUT)
         groups = GROUPS.get(name.partition(":")[0], 2)
@@ -99,6 +102,7 @@ def miss(rank: int, folder: Path) -> None:
         dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_no_collective_waits_longer_than_the_timeout(tmp_path: Path) -> None:
     two(miss, tmp_path)
     waited = {name: (tmp_path / f"waited.{n}").read_text() for n, name in enumerate(COLLECTIVES)}

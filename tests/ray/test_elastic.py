@@ -38,7 +38,7 @@ SECONDS = 300  # for a change of the number of workers
 def directory() -> Iterator[Path]:
     """Two nodes of two CPUs."""
     holder = Path(tempfile.mkdtemp(prefix="ge-"))  # short: Unix sockets' paths are
-    local.up(holder / "c", nodes=2, cpus=2)
+    local.up(holder / "c", nodes=2, cpus=2, dashboard=False)
     try:
         yield holder / "c"
     finally:

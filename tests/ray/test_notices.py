@@ -107,7 +107,7 @@ def test_a_run_whose_directory_is_gone_ends_in_one_line_and_does_not_start_over(
 def test_a_drained_node_is_left_in_time(dataset: Path, whole: Path, tmp_path: Path) -> None:
     """What a cluster does before it takes a node away (a spot instance, a scale-down)."""
     output, holder = tmp_path / "run", Path(tempfile.mkdtemp(prefix="gd-"))  # short: Unix sockets' paths are
-    local.up(holder / "c", nodes=3, cpus=1)
+    local.up(holder / "c", nodes=3, cpus=1, dashboard=False)
     try:
         variables = local.client_variables(holder / "c", local.read_state(holder / "c"))
         command = train_command(dataset, output, *SELDOM, "--num-workers", "2", "--max-failures", "0")
