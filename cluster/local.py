@@ -29,7 +29,7 @@ from gnnmr_dist.errors import InputError, RunError
 
 HOST = "127.0.0.1"
 STATE, TOKEN = "state.json", "token"
-START_SECONDS = 90.0
+START_SECONDS = 150.0
 
 
 @dataclass(frozen=True)
