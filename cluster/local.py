@@ -168,9 +168,9 @@ def _free_port() -> int:
 def _start_command(state: State, files: Path, head: bool, cpus: int) -> list[str]:
     command = [sys.executable, "-m", "cluster.loopback_node", "--block", "--disable-usage-stats"]
     command += [f"--node-ip-address={HOST}", f"--num-cpus={cpus}", f"--temp-dir={files}"]
-    command += [
-        f"--dashboard-agent-listen-port={_free_port()}"
-    ]  # Ray's own choice is one for the whole machine
+    # Ray's own choice of the first is one for the whole machine; for the others it waits 15 s until an agent has chosen
+    agents = ("dashboard-agent-listen", "dashboard-agent-grpc", "runtime-env-agent", "metrics-export")
+    command += [f"--{agent}-port={_free_port()}" for agent in agents]
     if not head:
         return [*command, f"--address={HOST}:{state.port}"]
     dashboard = [f"--dashboard-host={HOST}", f"--dashboard-port={state.dashboard_port}"]

@@ -22,7 +22,11 @@ class Cluster:
         self.directory = self._holder / "c"
 
     def __enter__(self) -> Cluster:
-        _patiently(lambda: local.up(self.directory, NODES, 1, dashboard=False))
+        try:
+            _patiently(lambda: local.up(self.directory, NODES, 1, dashboard=False))
+        except BaseException:
+            shutil.rmtree(self._holder)
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
