@@ -29,7 +29,7 @@ from gnnmr_dist.errors import InputError, RunError
 
 HOST = "127.0.0.1"
 STATE, TOKEN = "state.json", "token"
-START_SECONDS = 150.0
+START_SECONDS, TRIES = 150.0, 10
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,7 @@ def up(directory: Path, nodes: int, cpus: int, *, dashboard: bool = True) -> Sta
     state = State(_free_port(), _free_port() if dashboard else 0, cpus, [])
     try:
         for number in range(nodes):
-            state.nodes.append(_start(directory, "head" if number == 0 else f"node-{number}", state))
-            _write_private(directory / STATE, json.dumps(asdict(state)))
-            _wait_until_started(directory, state.nodes[-1])
+            state = _begin(directory, "head" if number == 0 else f"node-{number}", state)
     except BaseException:
         down(directory)
         raise
@@ -120,12 +118,25 @@ def mend(directory: Path) -> list[str]:
         raise InputError(f"{directory}: expected the head node to run, got none; `down` and `up` start anew")
     for node in lost:
         end(processes(node))
-        (directory / f"{node.name}.log").unlink(missing_ok=True)
-        again = _start(directory, node.name, state)
-        state = replace(state, nodes=[again if n.name == node.name else n for n in state.nodes])
-        _write_private(directory / STATE, json.dumps(asdict(state)))
-        _wait_until_started(directory, again)
+        state = _begin(directory, node.name, state)
     return [node.name for node in lost]
+
+
+def _begin(directory: Path, name: str, state: State) -> State:
+    """Start a node, in a few tries: on a busy machine Ray gives up one whose agents need more than 15 seconds."""
+    for left in reversed(range(TRIES)):
+        (directory / f"{name}.log").unlink(missing_ok=True)
+        node = _start(directory, name, state)
+        state = replace(state, nodes=[*(n for n in state.nodes if n.name != name), node])
+        _write_private(directory / STATE, json.dumps(asdict(state)))
+        try:
+            _wait_until_started(directory, node)
+            return state
+        except RunError:
+            if left == 0:
+                raise
+            end(processes(node), grace=1.0)
+    raise AssertionError("unreachable")
 
 
 def _whole(node: Node) -> bool:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 from cluster import local
 from cluster.processes import Process, find, name_of
-from gnnmr_dist.errors import RunError
 
 NODES = 3
 
@@ -23,7 +21,7 @@ class Cluster:
 
     def __enter__(self) -> Cluster:
         try:
-            _patiently(lambda: local.up(self.directory, NODES, 1, dashboard=False))
+            local.up(self.directory, NODES, 1, dashboard=False)
         except BaseException:
             shutil.rmtree(self._holder)
             raise
@@ -56,22 +54,11 @@ class Cluster:
 
     def mend(self) -> None:
         """Start lost nodes anew."""
-        _patiently(lambda: local.mend(self.directory))
+        local.mend(self.directory)
 
     def _titled(self, prefix: str) -> list[int]:
         nodes = local.read_state(self.directory).nodes
         return [p.pid for node in nodes for p in local.processes(node) if title(p.pid).startswith(prefix)]
-
-
-def _patiently(start: Callable[[], object]) -> None:
-    """A busy machine may need more than one try: Ray gives up a node that takes more than 30 seconds."""
-    for left in reversed(range(5)):
-        try:
-            start()
-            return
-        except RunError:
-            if left == 0:
-                raise
 
 
 def title(pid: int) -> str:
