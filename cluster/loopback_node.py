@@ -8,33 +8,15 @@ as it was given. The variable must be 0 all the same, for the processes that the
 from __future__ import annotations
 
 import sys
-import time
-from typing import Any
 
 from ray._private import ray_constants, services
 from ray.scripts.scripts import start
-
-START_SECONDS = 90.0
-_get_node = services.get_node
-
-
-def _patiently(*place: Any) -> Any:
-    """What GCS knows of a node; Ray gives up after 30 seconds, in which a busy machine does not get one started."""
-    limit = time.monotonic() + START_SECONDS
-    while True:
-        try:
-            return _get_node(*place)
-        except RuntimeError:
-            if time.monotonic() > limit:
-                raise
-            time.sleep(0.1)
 
 
 def main() -> None:
     """Start a node with the options of `ray start`."""
     ray_constants.ENABLE_RAY_CLUSTER = True
     services.resolve_ip_for_localhost = str
-    services.get_node = _patiently
     start(sys.argv[1:])
 
 
