@@ -2,6 +2,7 @@
 
     python -m cluster.local up --nodes 3      # prints the variables that commands need to reach it
     python -m cluster.local status
+    python -m cluster.local mend              # starts nodes that are gone anew, as a cluster would
     python -m cluster.local down              # ends what `up` started, and removes its files
 
 Everything listens on loopback and asks for a token, which `up` draws and keeps in a file that only its owner may read.
@@ -19,16 +20,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from cluster.processes import Process, end, find, session_of
+from cluster.processes import Process, end, find, name_of, session_of
 from gnnmr_dist.cli import Parser, guarded
 from gnnmr_dist.errors import InputError, RunError
 
 HOST = "127.0.0.1"
 STATE, TOKEN = "state.json", "token"
-START_SECONDS = 90.0
+START_SECONDS, TRIES = 150.0, 10
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class State:
 
     port: int
     dashboard_port: int
+    cpus: int
     nodes: list[Node]
 
 
@@ -65,8 +67,10 @@ def client_variables(directory: Path, state: State) -> dict[str, str]:
     }
 
 
-def up(directory: Path, nodes: int, cpus: int) -> State:
+def up(directory: Path, nodes: int, cpus: int, *, dashboard: bool = True) -> State:
     """Start a head and ``nodes - 1`` further nodes with ``cpus`` logical CPUs each.
+
+    Without ``dashboard`` no jobs can be submitted, and the head starts sooner.
 
     Raises:
         InputError: a rehearsal is there already, or the directory is somebody else's.
@@ -74,16 +78,10 @@ def up(directory: Path, nodes: int, cpus: int) -> State:
     """
     _make_directory(directory)
     _write_private(directory / TOKEN, secrets.token_hex(32))
-    state = State(_free_port(), _free_port(), [])
+    state = State(_free_port(), _free_port() if dashboard else 0, cpus, [])
     try:
         for number in range(nodes):
-            name = "head" if number == 0 else f"node-{number}"
-            leader = _start(
-                directory, name, _start_command(state, directory / name, name == "head", cpus), state
-            )
-            state.nodes.append(leader)
-            _write_private(directory / STATE, json.dumps(asdict(state)))
-            _wait_until_started(directory, leader)
+            state = _begin(directory, "head" if number == 0 else f"node-{number}", state)
     except BaseException:
         down(directory)
         raise
@@ -94,7 +92,8 @@ def read_state(directory: Path) -> State:
     """What runs there; raises InputError where there is no rehearsal."""
     try:
         known = json.loads((directory / STATE).read_text(encoding="utf-8"))
-        return State(known["port"], known["dashboard_port"], [Node(**node) for node in known["nodes"]])
+        nodes = [Node(**node) for node in known["nodes"]]
+        return State(known["port"], known["dashboard_port"], known["cpus"], nodes)
     except FileNotFoundError as error:
         raise InputError(f"{directory}: expected a cluster that `up` started, found none") from error
     except (ValueError, TypeError, KeyError) as error:
@@ -104,6 +103,44 @@ def read_state(directory: Path) -> State:
 def processes(node: Node) -> list[Process]:
     """The node's processes; empty when it is gone."""
     return session_of(node.pid, node.started)
+
+
+def mend(directory: Path) -> list[str]:
+    """Start anew the nodes that have lost their raylet; returns their names.
+
+    Raises:
+        InputError: there is no rehearsal, or its head is gone: nothing can join it.
+        RunError: a node did not start.
+    """
+    state = read_state(directory)
+    lost = [node for node in state.nodes if not _whole(node)]
+    if any(node.name == "head" for node in lost):
+        raise InputError(f"{directory}: expected the head node to run, got none; `down` and `up` start anew")
+    for node in lost:
+        end(processes(node))
+        state = _begin(directory, node.name, state)
+    return [node.name for node in lost]
+
+
+def _begin(directory: Path, name: str, state: State) -> State:
+    """Start a node, in a few tries: on a busy machine Ray gives up one whose agents need more than 15 seconds."""
+    for left in reversed(range(TRIES)):
+        (directory / f"{name}.log").unlink(missing_ok=True)
+        node = _start(directory, name, state)
+        state = replace(state, nodes=[*(n for n in state.nodes if n.name != name), node])
+        _write_private(directory / STATE, json.dumps(asdict(state)))
+        try:
+            _wait_until_started(directory, node)
+            return state
+        except RunError:
+            if left == 0:
+                raise
+            end(processes(node), grace=1.0)
+    raise AssertionError("unreachable")
+
+
+def _whole(node: Node) -> bool:
+    return any(name_of(process.pid) == "raylet" for process in processes(node))
 
 
 def down(directory: Path) -> None:
@@ -142,17 +179,20 @@ def _free_port() -> int:
 def _start_command(state: State, files: Path, head: bool, cpus: int) -> list[str]:
     command = [sys.executable, "-m", "cluster.loopback_node", "--block", "--disable-usage-stats"]
     command += [f"--node-ip-address={HOST}", f"--num-cpus={cpus}", f"--temp-dir={files}"]
-    command += [
-        f"--dashboard-agent-listen-port={_free_port()}"
-    ]  # Ray's own choice is one for the whole machine
+    # Ray's own choice of the first is one for the whole machine; for the others it waits 15 s until an agent has chosen
+    agents = ("dashboard-agent-listen", "dashboard-agent-grpc", "runtime-env-agent", "metrics-export")
+    command += [f"--{agent}-port={_free_port()}" for agent in agents]
     if not head:
         return [*command, f"--address={HOST}:{state.port}"]
     dashboard = [f"--dashboard-host={HOST}", f"--dashboard-port={state.dashboard_port}"]
+    if state.dashboard_port == 0:
+        dashboard = ["--include-dashboard=false"]
     client = f"--ray-client-server-port={_free_port()}"  # Ray's own choice is the same for every cluster of a machine
     return [*command, "--head", f"--port={state.port}", client, *dashboard]
 
 
-def _start(directory: Path, name: str, command: list[str], state: State) -> Node:
+def _start(directory: Path, name: str, state: State) -> Node:
+    command = _start_command(state, directory / name, name == "head", state.cpus)
     kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     variables = {
         key: value for key, value in client_variables(directory, state).items() if "ADDRESS" not in key
@@ -200,6 +240,10 @@ def _status(arguments: argparse.Namespace) -> None:
         print(f"{node.name}: {f'{count} processes' if count else 'gone'}", file=sys.stderr)
 
 
+def _mend(arguments: argparse.Namespace) -> None:
+    print(f"started anew: {', '.join(mend(arguments.directory)) or 'none'}", file=sys.stderr)
+
+
 def _down(arguments: argparse.Namespace) -> None:
     read_state(arguments.directory)
     down(arguments.directory)
@@ -211,6 +255,7 @@ def _command(argv: Sequence[str] | None) -> None:
     for name, action, text in (
         ("up", _up, "start a head and further nodes"),
         ("status", _status, "the variables again, and what runs"),
+        ("mend", _mend, "start nodes that are gone anew"),
         ("down", _down, "end what `up` started and remove its files"),
     ):
         verb = verbs.add_parser(name, help=text)

@@ -30,6 +30,14 @@ def find(pid: int) -> Process | None:
     return None if fields[0] == "Z" else Process(pid, int(fields[1]), int(fields[3]), int(fields[19]))
 
 
+def name_of(pid: int) -> str:
+    """What the kernel calls the process, at most 15 characters; empty when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""
+
+
 def session_of(leader: int, started: int) -> list[Process]:
     """Every process of the session that ``leader``, started at ``started``, opened, and everything below them.
 

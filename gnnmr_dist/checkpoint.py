@@ -73,11 +73,14 @@ def file_name(member: str, part: str) -> str:
     return f"{member}.{part}.safetensors"
 
 
-def write_part(directory: Path, member: str, part: str, tensors: Mapping[str, Tensor]) -> bytes:
+def write_part(directory: Address, member: str, part: str, tensors: Mapping[str, Tensor]) -> bytes:
     """Write one file, from where the tensors lie; return its fingerprint: 8 bytes of length and 32 of SHA-256."""
-    path = directory / file_name(member, part)
-    save_file({name: t.contiguous() for name, t in tensors.items()}, path)
-    size, digest = storage.fingerprint(path)
+    with storage.staged_file(storage.join(directory, file_name(member, part))) as path:
+        try:
+            save_file({name: t.contiguous() for name, t in tensors.items()}, path)
+        except SafetensorError as error:  # a full disk, in its words
+            raise OSError(str(error)) from error
+        size, digest = storage.fingerprint(path)
     return size.to_bytes(8, "big") + bytes.fromhex(digest)
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from gnnmr_dist.config import Settings, build, fields, read_toml
-from gnnmr_dist.errors import InputError, RunError
+from gnnmr_dist.errors import InputError, RunError, Stopped
 from gnnmr_dist.presets import PRESETS, preset
 
-EXIT_OK, EXIT_RUN_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
+EXIT_OK, EXIT_RUN_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_STOPPED = 0, 1, 2, 130, 143
 
 
 class Parser(argparse.ArgumentParser):
@@ -24,7 +24,8 @@ class Parser(argparse.ArgumentParser):
 
 
 def guarded(command: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> int:
-    """Run ``command(argv)``; return its exit code: 0 done, 1 the run failed, 2 bad input, 130 interrupted.
+    """Run ``command(argv)``; return its exit code: 0 done, 1 the run failed, 2 bad input, 130 interrupted (Ctrl-C),
+    143 stopped by SIGTERM, with its state saved.
 
     Expected failures are told in one line on standard error; anything else is a defect and keeps its traceback.
     """
@@ -36,6 +37,9 @@ def guarded(command: Callable[[Sequence[str] | None], None], argv: Sequence[str]
     except RunError as error:
         print(f"failed: {error}", file=sys.stderr)
         return EXIT_RUN_FAILED
+    except Stopped as stopped:
+        print(f"stopped: {stopped}", file=sys.stderr)
+        return EXIT_STOPPED
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED

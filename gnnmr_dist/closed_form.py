@@ -11,10 +11,13 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
+
 from gnnmr_dist.baselines import CLOSED_FORM, MEMORY_LIMIT, BaselineSkipped
 from gnnmr_dist.data.dataset import Dataset
 from gnnmr_dist.data.graph import Graph
 from gnnmr_dist.distributed.mesh import one_process
+from gnnmr_dist.errors import Stopped
 from gnnmr_dist.evaluation import Relevant, RowResult, evaluate, relevant_items
 from gnnmr_dist.fitting import Hooks, Record, Session, end_epoch, fit, judge
 from gnnmr_dist.loaded import LoadedRun, Protocol, evaluated
@@ -52,6 +55,9 @@ def _try_values(session: Session, hooks: Hooks) -> None:
         if state.epoch == len(method.values):
             state.finished = "values"
         end_epoch(session, hooks, record, metrics)
+        session.mesh.sum_step(torch.zeros(1, dtype=torch.float64, device=session.mesh.device))
+        if (wish := session.mesh.notice.agreed) and state.finished is None:
+            raise Stopped(f"asked to {wish.name.lower()} after {state.epoch} values")
 
 
 def value_on(valid: Relevant, scorer: Scorer, graph: Graph, metric: str) -> float:

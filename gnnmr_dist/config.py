@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from gnnmr_dist.errors import InputError
 from gnnmr_dist.presets import method_values
-from gnnmr_dist.sections import ReportingSettings, Section
+from gnnmr_dist.sections import ClusterSettings, ReportingSettings, Section
 
 _Trained = Literal["gnnmr", "gat", "lightgcn", "bpr-mf", "vbpr", "mmgcn", "a2cmhne", "pmgt"]
 
@@ -184,35 +184,6 @@ class EvaluationSettings(Section):
         if min(value) < 1 or len(set(value)) != len(value):
             raise ValueError("cut-offs are different whole numbers from 1")
         return value
-
-
-class ClusterSettings(Section):
-    """Where it runs; none of these changes a result."""
-
-    num_workers: int = Field(0, ge=0, description="W Ray Train workers; 0 = this process, without Ray")
-    modality_groups: int = Field(0, ge=0, description="G; 0 = the largest divisor of W not above M")
-    cpus_per_worker: float = Field(1.0, gt=0, description="CPUs Ray reserves for each worker")
-    use_gpu: Literal["auto", "always", "never"] = Field(
-        "auto",
-        description="a GPU per worker and NCCL instead of gloo; auto = where every worker can have one",
-    )
-    prefetch: Literal["auto", "thread", "exchange"] = Field(
-        "auto",
-        description="when a worker samples its next steps: in a thread, or while scores travel (auto: with one CPU)",
-    )
-    id_tables: Literal["memory", "mapped"] = Field(
-        "memory",
-        description="where ID tables, their optimizer and all nodes' embeddings lie: in memory or in mapped files",
-    )
-    scratch: str = Field(
-        "", description="directory of every worker's mapped files; empty = the system's for temporary files"
-    )
-    max_failures: int = Field(
-        3, ge=0, description="worker losses survived by restarting from the last checkpoint"
-    )
-    timeout_seconds: float = Field(
-        300.0, gt=0, description="longest wait in a collective before the run fails"
-    )
 
 
 class Settings(Section):

@@ -12,10 +12,10 @@ from contextlib import contextmanager
 import ray
 from ray._private import ray_constants
 
-from gnnmr_dist.config import ClusterSettings
 from gnnmr_dist.distributed.placement import placement_problem, uses_gpus
 from gnnmr_dist.errors import InputError, innermost_error
 from gnnmr_dist.memory import allocator_environment
+from gnnmr_dist.sections import ClusterSettings
 
 LOOPBACK = "127.0.0.1"
 

@@ -41,6 +41,13 @@ class RunError(Exception):
         super().__init__(without_secrets(" ".join(message.split())))
 
 
+class Stopped(Exception):  # noqa: N818
+    """Training was asked to stop (SIGTERM) and can be resumed. One line; entry points exit with code 143."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))
+
+
 def bad_input(
     file: str | os.PathLike[str], expected: object, got: object, *, row: int | str | None = None
 ) -> InputError:

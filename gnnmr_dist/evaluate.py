@@ -113,7 +113,8 @@ def _model_rows(run: LoadedRun, protocol: Protocol, num_workers: int) -> Iterato
         run_on_mesh,
     )  # Ray takes seconds to import and is not needed without workers
 
-    cluster = run.settings.cluster.model_copy(update={"num_workers": num_workers, "modality_groups": 0})
+    changed = {"num_workers": num_workers, "modality_groups": 0, "min_workers": 0}
+    cluster = run.settings.cluster.model_copy(update=changed)
     job = EvaluationJob(run.directory.address, run.dataset.path, protocol, away)
     scratch = run.directory.place(f".evaluation-{uuid.uuid4().hex[:8]}")
     yield from run_on_mesh(Work(evaluate_on_worker, job, len(run.names)), scratch, cluster)

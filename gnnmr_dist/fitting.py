@@ -21,7 +21,7 @@ from gnnmr_dist.data.batches import global_batch, steps_per_epoch
 from gnnmr_dist.data.dataset import Dataset, FeatureTable
 from gnnmr_dist.data.steps import Sampler, StepData, gather_rows, make_sampler, step_data
 from gnnmr_dist.distributed.mesh import Mesh
-from gnnmr_dist.errors import InputError, bad_input
+from gnnmr_dist.errors import InputError, Stopped, bad_input
 from gnnmr_dist.evaluation import (
     ENSEMBLES,
     Relevant,
@@ -117,11 +117,9 @@ def check_settings(dataset: Dataset, settings: Settings) -> None:
     row = settings.evaluation.select_row
     if row not in (*ENSEMBLES, *names):
         raise InputError(f"select_row: expected one of {', '.join((*ENSEMBLES, *names))}, got {row!r}")
-    largest = max(settings.evaluation.ks)
-    if largest > dataset.num_items:
-        raise InputError(
-            f"ks: expected cut-offs up to the number of items, {dataset.num_items}, got {largest}"
-        )
+    largest, most = max(settings.evaluation.ks), dataset.num_items
+    if largest > most:
+        raise InputError(f"ks: expected cut-offs up to the number of items, {most}, got {largest}")
     method = CLOSED_FORM.get(settings.model.method)
     if method is not None and (skipped := method.too_large(dataset.graph, MEMORY_LIMIT)):
         raise InputError(f"method: expected one that fits in memory, got {skipped.reason}")
@@ -178,6 +176,9 @@ def fit(session: Session, hooks: Hooks) -> None:
 
     Ends with ``session.state.finished`` set to "epochs", "patience" or "diverged: ..."; the models then hold the
     weights of the best validation (unless diverged).
+
+    Raises:
+        Stopped: the mesh's notice asked for it; the state after that step is saved.
     """
     state, training = session.state, session.settings.training
     pretrain_session(session, hooks.record)
@@ -217,11 +218,14 @@ def _run_epoch(session: Session, hooks: Hooks) -> Tensor:
         if bad is not None:
             state.finished = f"diverged: loss of {bad} is not finite at epoch {state.epoch}, step {step}"
             return sums
-        every = training.checkpoint_every_steps
-        if every and state.step % every == 0 and state.step < session.num_steps:
+        every, wish = training.checkpoint_every_steps, session.mesh.notice.agreed
+        due = every and state.step % every == 0 and state.step < session.num_steps
+        if due or wish:
             if _ruined(session):
                 return sums
             hooks.save(session, {})
+        if wish:
+            raise Stopped(f"asked to {wish.name.lower()} at epoch {state.epoch + 1}, step {state.step}")
     return sums / session.num_steps
 
 

@@ -3,39 +3,41 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import signal
 import threading
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
 import ray.train
 import ray.train.torch
 import torch
-from ray.exceptions import RayError
-from ray.util.queue import Empty, Queue
+from ray.exceptions import RayActorError, RayError
 
 from gnnmr_dist import storage
-from gnnmr_dist.checkpoint import open_checkpoint
+from gnnmr_dist.checkpoint import Checkpoint, newest_checkpoint, open_checkpoint
 from gnnmr_dist.closed_form import train_session
-from gnnmr_dist.config import ClusterSettings, Settings
-from gnnmr_dist.connection import LOOPBACK, connected
+from gnnmr_dist.config import Settings
+from gnnmr_dist.connection import connected
 from gnnmr_dist.data.dataset import open_dataset
-from gnnmr_dist.distributed.mesh import Mesh, meet_by_file, process_mesh
+from gnnmr_dist.distributed.mesh import Mesh, process_mesh
 from gnnmr_dist.distributed.placement import worker_resources
-from gnnmr_dist.errors import RunError, innermost_error
+from gnnmr_dist.errors import RunError, Stopped, innermost_error
 from gnnmr_dist.fitting import Record, Session, open_session
 from gnnmr_dist.gauges import gauges
 from gnnmr_dist.members import members_of
+from gnnmr_dist.messages import Board
+from gnnmr_dist.notice import Notice, Wish, ended_by_sigterm
 from gnnmr_dist.pace import Pace
+from gnnmr_dist.rendezvous import NOTICE, being_drained, torch_config
 from gnnmr_dist.reporting import MetricsLog
-from gnnmr_dist.runs import CHECKPOINTS, METRICS, RunDirectory, save_into
+from gnnmr_dist.runs import CHECKPOINTS, METRICS, RUN, Checkpoints, RunDirectory
+from gnnmr_dist.sections import ClusterSettings
 
 Show = Callable[[Record], None]
+STOPPED = "stopped: "
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Job:
     attempt: str
     start: str | None
     settings: Mapping[str, Any]
-    queue: Any
+    board: Board
 
 
 def train_on_ray(
@@ -66,20 +68,50 @@ def train_on_ray(
     Raises:
         InputError: the cluster can never place the workers.
         RunError: workers were lost more often than ``max_failures`` allows, or failed.
+        Stopped: SIGTERM asked for it, and the workers have saved their state.
     """
-    cluster = settings.cluster
+    cluster, notice = settings.cluster, Notice()
     with connected(cluster) as gpus:
         begin()
-        queue = _queue()
+        board = Board(cluster.timeout_seconds)
         run = RunDirectory(output)
-        job = Job(dataset, output, run.next_attempt(), start, settings.model_dump(mode="json"), queue)
-        with _forwarding(queue, show) as ends:
+        job = Job(dataset, output, run.next_attempt(), start, settings.model_dump(mode="json"), board)
+        with _forwarding(board, show, notice) as ends, _ended_by_sigterm(notice, cluster.timeout_seconds):
             try:
                 _trainer(job, run, settings, gpus).fit()
             except (ray.train.TrainingFailedError, RayError) as error:
                 reason = f"training failed: {innermost_error(str(error))}; --resume goes on from the last checkpoint"
                 raise RunError(reason) from error
-        return ends[-1] if ends else None
+        last = ends[-1] if ends else None
+        if last is not None and last.startswith(STOPPED):
+            raise Stopped(last.removeprefix(STOPPED))
+        return last
+
+
+@contextmanager
+def _ended_by_sigterm(notice: Notice, seconds: float) -> Iterator[None]:
+    """While open, SIGTERM has the workers save and end; if they have not after ``seconds``, the command fails."""
+    old = None
+
+    def alarm() -> None:
+        nonlocal old
+        old = signal.signal(
+            signal.SIGALRM, signal.default_int_handler
+        )  # Ray lets only KeyboardInterrupt through
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+
+    try:
+        with ended_by_sigterm(notice, alarm):
+            yield
+    except KeyboardInterrupt:
+        if notice.told is Wish.END:
+            reason = f"asked to stop, but the workers saved nothing within {seconds:g} s"
+            raise RunError(f"{reason}; --resume goes on from the last checkpoint") from None
+        raise
+    finally:
+        if old is not None:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, old)
 
 
 def _trainer(job: Job, run: RunDirectory, settings: Settings, gpus: bool) -> Any:
@@ -92,52 +124,24 @@ def _trainer(job: Job, run: RunDirectory, settings: Settings, gpus: bool) -> Any
             name=job.attempt,
             storage_path=run.place(CHECKPOINTS),
             failure_config=ray.train.FailureConfig(max_failures=cluster.max_failures),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=settings.training.keep_checkpoints),
         ),
-        torch_config=_torch(cluster, gpus),
+        torch_config=torch_config(cluster, gpus),
     )
 
 
 def _scaling(cluster: ClusterSettings, gpus: bool) -> Any:
     wanted = worker_resources(cluster, gpus=gpus)
-    return ray.train.ScalingConfig(num_workers=cluster.num_workers, use_gpu=gpus, resources_per_worker=wanted)
-
-
-def _torch(cluster: ClusterSettings, gpus: bool) -> Any:
-    alone = ray.util.get_node_ip_address() == LOOPBACK and not gpus
-    config = _TorchOnOneMachine if alone else ray.train.torch.TorchConfig
-    return config(backend="nccl" if gpus else "gloo", timeout_s=int(cluster.timeout_seconds))
-
-
-class _MeetByFile(ray.train.torch.TorchConfig().backend_cls):  # type: ignore[misc]
-    """Workers of one machine meet through a file: the store that Ray has torch open listens on every address."""
-
-    place = ""
-
-    def on_start(self, worker_group: Any, backend_config: Any) -> None:
-        place = self.place = os.path.join(tempfile.gettempdir(), f"gnnmr-{uuid.uuid4().hex}")
-        world, seconds = len(worker_group), backend_config.timeout_s
-        call = worker_group.execute_single_async
-        ray.get([call(rank, meet_by_file, place, rank, world, seconds) for rank in range(world)])
-
-    def on_shutdown(self, worker_group: Any, backend_config: Any) -> None:
-        try:
-            super().on_shutdown(worker_group, backend_config)
-        finally:
-            with suppress(FileNotFoundError):  # torch removes it where every worker ended in peace
-                os.unlink(self.place)
-
-
-class _TorchOnOneMachine(ray.train.torch.TorchConfig):  # type: ignore[misc]
-    @property
-    def backend_cls(self) -> type:
-        return _MeetByFile
-
-
-def _queue() -> Queue:
-    """A queue beside this process: on another node (Ray's choice for an actor of no CPUs) it would be lost with it."""
-    here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
-    return Queue(actor_options={"num_cpus": 0, "label_selector": here})
+    number: int | tuple[int, int] = cluster.num_workers
+    if cluster.elastic:
+        number = (cluster.min_workers, cluster.num_workers)
+        # How many fit is asked of a list of nodes that may be 20 s old; a wait for one that is gone ends after this.
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "20")
+    return ray.train.ScalingConfig(
+        num_workers=number,
+        use_gpu=gpus,
+        resources_per_worker=wanted,
+        elastic_resize_monitor_interval_s=cluster.resize_seconds,
+    )
 
 
 def _mesh(num_modalities: int, cluster: ClusterSettings) -> Mesh:
@@ -147,6 +151,7 @@ def _mesh(num_modalities: int, cluster: ClusterSettings) -> Mesh:
         groups=cluster.modality_groups,
         device=ray.train.torch.get_device(),
         timeout_seconds=cluster.timeout_seconds,
+        notice=NOTICE,
     )
 
 
@@ -155,25 +160,52 @@ def _worker(config: dict[str, Any]) -> None:
     settings = Settings.model_validate(job.settings)
     dataset = open_dataset(job.dataset, verify="structure")
     mesh = _mesh(len(members_of(dataset, settings.model)), settings.cluster)
-    latest = ray.train.get_checkpoint()
-    home = storage.join(job.output, CHECKPOINTS, job.attempt)
-    address = job.start if latest is None else storage.join(home, os.path.basename(latest.path.rstrip("/")))
-    start = None if address is None else open_checkpoint(address, verify=False)
+    run = RunDirectory(job.output)
+    start = _start(run, job.start, mesh)
     session = open_session(dataset, settings, mesh, start)
     log = None
     if mesh.rank == 0:
-        log = MetricsLog(storage.join(job.output, METRICS), session.state.epoch, session.state.step)
-    hooks = _RayHooks(log, job.queue, Pace.of(session))
-    with gauges(session, hooks.pace, job.output):
-        train_session(session, hooks)
+        log = MetricsLog(run.place(METRICS), session.state.epoch, session.state.step)
+        threading.Thread(target=_hear, args=(job.board,), name="notice", daemon=True).start()
+    NOTICE.leaving = being_drained
+    checkpoints = Checkpoints(run, job.attempt, settings.training.keep_checkpoints)
+    hooks = _RayHooks(checkpoints, log, job.board, Pace.of(session))
+    try:
+        with gauges(session, hooks.pace, job.output):
+            train_session(session, hooks)
+    except Stopped as stopped:
+        if mesh.notice.agreed is Wish.MOVE:
+            # What Ray takes for a place that was taken away: it starts again, and counts none of max_failures.
+            raise RayActorError(error_msg=str(stopped), preempted=True) from None
+        session.state.finished = f"{STOPPED}{stopped}"
     hooks.end(session)
 
 
-class _RayHooks:
-    """Hooks inside a Ray Train worker: checkpoints through ray.train.report, records to the log and to the driver."""
+def _hear(board: Board) -> None:
+    """Pass the command's wish to end on, whenever it comes."""
+    with suppress(RayError):
+        board.wait_for_end()
+        NOTICE.tell(Wish.END)
 
-    def __init__(self, log: MetricsLog | None, queue: Any, pace: Pace) -> None:
-        self.log, self.queue, self.pace = log, queue, pace
+
+def _start(run: RunDirectory, given: str | None, mesh: Mesh) -> Checkpoint | None:
+    """The checkpoint that all workers go on from: the run's newest one that is whole, as rank 0 sees it."""
+    address = ""
+    if mesh.rank == 0:
+        run.require(RUN)
+        run.tidy()
+        newest, _ = newest_checkpoint(run.checkpoints())
+        address = (given or "") if newest is None else newest.address
+    told = mesh.gather_world(torch.tensor(list(address.encode()), dtype=torch.uint8, device=mesh.device))
+    address = bytes(told[0].tolist()).decode()
+    return open_checkpoint(address, verify=False) if address else None
+
+
+class _RayHooks:
+    """Hooks inside a Ray Train worker: checkpoints, records to the log and to the driver."""
+
+    def __init__(self, checkpoints: Checkpoints, log: MetricsLog | None, board: Board, pace: Pace) -> None:
+        self.checkpoints, self.log, self.board, self.pace = checkpoints, log, board, pace
 
     def record(self, record: Record) -> None:
         """Write the record; epochs, and means over some steps, also go to the driver."""
@@ -182,33 +214,25 @@ class _RayHooks:
         means = self.pace.take(record)
         if means is not None:
             self.log.write(means)
-            self.queue.put(means)
+            self.board.put(means)
         if record["kind"] in ("epoch", "pretraining"):
             self.log.flush()
-            self.queue.put(record)
+            self.board.put(record)
 
     def save(self, session: Session, metrics: Mapping[str, float]) -> None:
-        """Every worker hands its files to Ray, which gathers them in one directory of the storage."""
+        """See :class:`~gnnmr_dist.fitting.Hooks`."""
         if self.log is not None:
             self.log.flush()
-        with tempfile.TemporaryDirectory() as directory:
-            save_into(Path(directory), session)
-            ray.train.report(
-                {"epoch": session.state.epoch, "step": session.state.step, **metrics},
-                checkpoint=ray.train.Checkpoint.from_directory(directory),
-                checkpoint_dir_name=session.state.name(),
-            )
-        if metrics:
-            session.mesh.barrier()  # until every worker's files are in the storage
-            if self.log is not None:
-                self.queue.put({"kind": "saved", "epoch": session.state.epoch, "valid": dict(metrics)})
+        self.checkpoints.save(session)
+        if metrics and self.log is not None:
+            self.board.put({"kind": "saved", "epoch": session.state.epoch, "valid": dict(metrics)})
         self.pace.saved()
 
     def end(self, session: Session) -> None:
         """Tell the driver how it finished."""
         if self.log is not None:
             self.log.flush()
-            self.queue.put({"kind": "end", "finished": session.state.finished})
+            self.board.put({"kind": "end", "finished": session.state.finished})
 
 
 @dataclass(frozen=True)
@@ -234,15 +258,15 @@ def run_on_mesh(work: Work, scratch: str, cluster: ClusterSettings) -> list[Any]
     """
     got: list[Any] = []
     with connected(cluster) as gpus:
-        queue = _queue()
+        board = Board(cluster.timeout_seconds)
         trainer = ray.train.torch.TorchTrainer(
             _mesh_worker,
-            train_loop_config={"work": work, "queue": queue, "cluster": cluster.model_dump(mode="json")},
+            train_loop_config={"work": work, "board": board, "cluster": cluster.model_dump(mode="json")},
             scaling_config=_scaling(cluster, gpus),
             run_config=ray.train.RunConfig(name="work", storage_path=scratch),
-            torch_config=_torch(cluster, gpus),
+            torch_config=torch_config(cluster, gpus),
         )
-        with _forwarding(queue, lambda record: got.append(record["value"])) as ends:
+        with _forwarding(board, lambda record: got.append(record["value"])) as ends:
             try:
                 trainer.fit()
             except (ray.train.TrainingFailedError, RayError) as error:
@@ -255,32 +279,36 @@ def run_on_mesh(work: Work, scratch: str, cluster: ClusterSettings) -> list[Any]
 
 
 def _mesh_worker(config: dict[str, Any]) -> None:
-    work, queue, cluster = config["work"], config["queue"], ClusterSettings.model_validate(config["cluster"])
+    work, board, cluster = config["work"], config["board"], ClusterSettings.model_validate(config["cluster"])
     mesh = _mesh(work.num_modalities, cluster)
     for value in work.function(work.argument, mesh):
         if mesh.rank == 0:
-            queue.put({"kind": "value", "value": value})
+            board.put({"kind": "value", "value": value})
     if mesh.rank == 0:
-        queue.put({"kind": "end", "finished": "done"})
+        board.put({"kind": "end", "finished": "done"})
 
 
 @contextmanager
-def _forwarding(queue: Queue, show: Show) -> Iterator[list[str]]:
-    """While open, a thread passes the workers' records on to ``show``; yields the list of ends told."""
+def _forwarding(board: Board, show: Show, notice: Notice | None = None) -> Iterator[list[str]]:
+    """While open, a thread passes the workers' records on to ``show`` and the notice on to them.
+
+    Yields the list of ends told.
+    """
     ends: list[str] = []
     closing = threading.Event()
 
     def forward() -> None:
         while True:
             try:
-                record = queue.get(timeout=1.0)
-            except Empty:
-                if closing.is_set():
-                    return
-                continue
+                record = board.get()
+                if notice is not None and notice.told:
+                    board.end()
             except RayError:
                 return
-            if record["kind"] == "end":
+            if record is None:
+                if closing.is_set():
+                    return
+            elif record["kind"] == "end":
                 ends.append(record["finished"])
             else:
                 show(record)

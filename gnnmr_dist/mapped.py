@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gnnmr_dist.config import ClusterSettings
 from gnnmr_dist.data.scratch import scratch
 from gnnmr_dist.errors import InputError
 from gnnmr_dist.models.id_tables import Maker
+from gnnmr_dist.sections import ClusterSettings
 
 
 def table_maker(cluster: ClusterSettings, device: torch.device) -> Maker:

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import time
+import weakref
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TextIO
@@ -14,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from gnnmr_dist import storage
+from gnnmr_dist.failing_storage import told_in_one_line
 from gnnmr_dist.storage import Address
 
 Record = Mapping[str, Any]
@@ -30,6 +32,9 @@ class MetricsLog:
     reach the file at :meth:`flush`, and by themselves some seconds after the last time: appended on a local disk.
     Object stores cannot append, so there each flush makes a new file in a directory beside it (``metrics.jsonl``:
     ``metrics/part-000001.jsonl``...).
+
+    A local file is made anew whenever it is opened and kept open: what a process that was given up, but still lives,
+    adds afterwards goes to the old one, which nobody sees.
     """
 
     def __init__(self, address: Address, epoch: int = 0, step: int = 0) -> None:
@@ -44,8 +49,12 @@ class MetricsLog:
         for file in files:
             content = storage.read_bytes(file)
             kept = "".join(line for line in _complete_lines(content) if _before(line, epoch, step)).encode()
-            if kept != content:
+            if kept != content or not storage.is_uri(address):
                 storage.write_bytes_atomic(file, kept)
+        self._file = None
+        if not storage.is_uri(address):
+            self._file = os.open(address, os.O_WRONLY | os.O_APPEND)
+            weakref.finalize(self, os.close, self._file)
 
     def write(self, record: Record) -> None:
         """Take one record."""
@@ -54,18 +63,22 @@ class MetricsLog:
             self.flush()
 
     def flush(self) -> None:
-        """Put the records taken so far into the file."""
+        """Put the records taken so far into the file; raises RunError when it cannot take them."""
         self._flushed = time.monotonic()
         if not self._pending:
             return
-        if storage.is_uri(self.address):
+        with told_in_one_line(self.address, "metrics"):
+            self._add("".join(self._pending).encode())
+        self._pending = []
+
+    def _add(self, data: bytes) -> None:
+        if self._file is None:
             self._parts += 1
             part = storage.join(_parts(self.address), f"part-{self._parts:06}.jsonl")
-            storage.write_bytes_atomic(part, "".join(self._pending).encode())
+            storage.write_bytes_atomic(part, data)
         else:
-            with open(self.address, "a", encoding="utf-8") as file:
-                file.writelines(self._pending)
-        self._pending = []
+            while data:
+                data = data[os.write(self._file, data) :]
 
 
 def _parts(address: Address) -> str:

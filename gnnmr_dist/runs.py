@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from gnnmr_dist import storage
@@ -28,11 +26,14 @@ from gnnmr_dist.checkpoint import (
     write_part,
 )
 from gnnmr_dist.config import Settings, to_toml
-from gnnmr_dist.errors import InputError, bad_input
+from gnnmr_dist.errors import InputError, RunError, bad_input
+from gnnmr_dist.failing_storage import told_in_one_line, within
 from gnnmr_dist.fitting import Record, Session, run_info
 from gnnmr_dist.fusion import Fusion, LinearPeer
 from gnnmr_dist.pace import Pace
 from gnnmr_dist.reporting import MetricsLog
+from gnnmr_dist.sections import ClusterSettings
+from gnnmr_dist.storage import Address
 from gnnmr_dist.training import state_tensors
 
 SETTINGS, RUN, STATUS, METRICS, CHECKPOINTS, MODEL, FUSION = (
@@ -90,11 +91,30 @@ class RunDirectory:
         used = [int(f.split("/")[0].removeprefix("attempt-")) for f in files if f.startswith("attempt-")]
         return f"attempt-{max(used, default=0) + 1:03d}"
 
+    def tidy(self) -> None:
+        """Remove what a killed run left half-written: checkpoints without a manifest, temporary files."""
+        for home in (self.address, self.place(MODEL)):
+            storage.remove_drafts(home)
+        for checkpoint in self.checkpoints():
+            if storage.exists(storage.join(checkpoint, MANIFEST)):
+                storage.remove_drafts(checkpoint)
+            else:
+                storage.remove_tree(checkpoint)
+
     def require_new(self) -> None:
         """Refuse a place that cannot be a directory or holds something already; raises InputError."""
         storage.require_directory(self.address)
         if storage.list_files(self.address):
             raise bad_input(self.address, "a new or empty output directory (or --resume)", "files in it")
+
+    def require(self, name: str) -> None:
+        """Refuse to go on where a file that a begun run has is gone: its disk may be, and nothing is started over.
+
+        Raises:
+            RunError: it is not there.
+        """
+        if not storage.exists(self.place(name)):
+            raise RunError(f"{self.place(name)}: expected a file of this run, got none any more")
 
     def newest(self) -> tuple[Checkpoint, list[str]]:
         """The most advanced complete checkpoint, and remarks on damaged ones passed over.
@@ -159,19 +179,17 @@ class RunDirectory:
         return open_checkpoint(self.place(MODEL))
 
 
-def write_shard(directory: Path, session: Session) -> dict[str, bytes]:
+def write_shard(directory: Address, session: Session) -> dict[str, bytes]:
     """Write this worker's files of a checkpoint; every worker must call it together.
 
-    The first replica of each modality group writes; returns all workers' fingerprints by file name on every worker.
+    The first replica of each modality group writes; returns all workers' fingerprints by file name on every worker,
+    which is once all files are durable.
     """
-    marks: list[bytes] = []
-    for model in session.models:
-        parts = state_tensors(model) | ({"best": session.best[model.number]} if session.best else {})
-        if session.mesh.replica == 0:
-            marks += [write_part(directory, model.name, part, tensors) for part, tensors in parts.items()]
-        else:
-            marks += [bytes(40)] * len(parts)
     kinds = ["weights", "optimizer", *(["best"] if session.best else [])]
+    marks = [bytes(40)] * (len(session.models) * len(kinds))
+    if session.mesh.replica == 0:
+        seconds = session.settings.cluster.timeout_seconds
+        marks = within(seconds, lambda: _write_parts(directory, session), directory, "checkpoint")
     table = fingerprint_tensor(marks).view(len(session.models), len(kinds), 40).to(session.mesh.device)
     if session.mesh.replica > 0:
         table.zero_()
@@ -183,8 +201,76 @@ def write_shard(directory: Path, session: Session) -> dict[str, bytes]:
     }
 
 
+class Checkpoints:
+    """Where a run's checkpoints go; one on every worker.
+
+    A directory is a checkpoint once it has its manifest, which is written last and removed first.
+    """
+
+    def __init__(self, run: RunDirectory, attempt: str, keep: int) -> None:
+        self.run, self.attempt, self.keep = run, attempt, keep
+        self._saved: list[str] | None = None
+
+    def save(self, session: Session) -> None:
+        """Write where the session is and let the oldest go; every worker must call it together.
+
+        Raises:
+            RunError: the storage is full or gone, or did not answer within the setting ``timeout_seconds``.
+        """
+        first = session.mesh.rank == 0
+        if first:
+            self.run.require(METRICS)
+        if self._saved is None:
+            self._saved = self._before(session.state.name()) if first else []
+        place = self.run.place(CHECKPOINTS, self.attempt, session.state.name())
+        try:
+            with told_in_one_line(place, "checkpoint"):
+                fingerprints = write_shard(place, session)
+                if first:
+                    self._finish(place, manifest_of(session, fingerprints), session.settings.cluster)
+        except BaseException:
+            if session.mesh.world_size == 1:
+                storage.remove_tree(place, first=MANIFEST)
+            raise
+
+    def _finish(self, place: str, manifest: bytes, cluster: ClusterSettings) -> None:
+        """Make a directory a checkpoint, then remove what is more than to be kept."""
+        assert self._saved is not None
+        kept = [*self._saved, place]
+
+        def work() -> None:
+            storage.write_bytes_atomic(storage.join(place, MANIFEST), manifest)
+            for old in kept[: -self.keep]:
+                storage.remove_tree(old, first=MANIFEST)
+
+        within(cluster.timeout_seconds, work, place, "checkpoint")
+        self._saved = kept[-self.keep :]
+
+    def _before(self, name: str) -> list[str]:
+        """Checkpoints of this run that lie before, in the order of training."""
+        found = [place for place in self.run.checkpoints() if _name(place) < name]
+        return sorted(found, key=_name)
+
+
+def _write_parts(directory: Address, session: Session) -> list[bytes]:
+    marks = []
+    for model in session.models:
+        parts = state_tensors(model) | ({"best": session.best[model.number]} if session.best else {})
+        marks += [write_part(directory, model.name, part, tensors) for part, tensors in parts.items()]
+    return marks
+
+
+def manifest_of(session: Session, fingerprints: Mapping[str, bytes]) -> bytes:
+    """The manifest of a checkpoint of where the session is."""
+    return manifest_bytes(run_info(session.dataset, session.settings), session.state, fingerprints)
+
+
+def _name(checkpoint: str) -> str:
+    return checkpoint.rsplit("/", 1)[-1]
+
+
 class OneProcessHooks:
-    """Hooks of a run in this process: checkpoints as atomic local directories, records to the log and to people.
+    """Hooks of a run in this process: checkpoints, records to the log and to people.
 
     With a ``pace``, means over some steps are recorded too.
     """
@@ -192,9 +278,8 @@ class OneProcessHooks:
     def __init__(
         self, run: RunDirectory, log: MetricsLog, show: Any, keep: int, pace: Pace | None = None
     ) -> None:
-        self.run, self.log, self.show, self.keep, self.pace = run, log, show, keep, pace
-        self.attempt = run.next_attempt()
-        self._saved: list[str] = []
+        self.log, self.show, self.pace = log, show, pace
+        self.checkpoints = Checkpoints(run, run.next_attempt(), keep)
 
     def record(self, record: Record) -> None:
         """See :class:`~gnnmr_dist.fitting.Hooks`."""
@@ -210,28 +295,8 @@ class OneProcessHooks:
     def save(self, session: Session, metrics: Mapping[str, float]) -> None:
         """See :class:`~gnnmr_dist.fitting.Hooks`."""
         self.log.flush()
-        home = self.run.place(CHECKPOINTS, self.attempt)
-        place = storage.join(home, session.state.name())
-        if storage.is_uri(home):
-            with tempfile.TemporaryDirectory() as staging:
-                save_into(Path(staging), session)
-                storage.copy_tree(staging, place, last=MANIFEST)
-        else:
-            with storage.atomic_directory(Path(place)) as directory:
-                save_into(directory, session)
-        self._saved.append(place)
-        for old in self._saved[: -self.keep]:
-            storage.remove_tree(old)
-        self._saved = self._saved[-self.keep :]
+        self.checkpoints.save(session)
         if self.pace is not None:
             self.pace.saved()
         if metrics:
             self.show({"kind": "saved", "epoch": session.state.epoch, "valid": dict(metrics)})
-
-
-def save_into(directory: Path, session: Session) -> None:
-    """This worker's part of a checkpoint; rank 0 adds the manifest."""
-    fingerprints = write_shard(directory, session)
-    if session.mesh.rank == 0:
-        info = run_info(session.dataset, session.settings)
-        (directory / MANIFEST).write_bytes(manifest_bytes(info, session.state, fingerprints))

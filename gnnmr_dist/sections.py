@@ -1,10 +1,10 @@
-"""What every table of settings is, and the table of what a run reports and where (config.py has the others)."""
+"""What all tables of settings (config.py) share, and those that say where a run runs and what it reports."""
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from gnnmr_dist.errors import holds_password
 
@@ -12,7 +12,7 @@ Trackers = tuple[Literal["tensorboard", "mlflow", "wandb"], ...]
 
 
 class Section(BaseModel):
-    """A table of settings: frozen, and unknown keys are refused."""
+    """Frozen; an unknown key is refused, and so is a truth value where a number belongs."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -65,3 +65,59 @@ class ReportingSettings(Section):
         if len(set(value)) != len(value):
             raise ValueError("each tracker once")
         return value
+
+
+class ClusterSettings(Section):
+    """Where it runs; none of these changes a result."""
+
+    num_workers: int = Field(0, ge=0, description="W Ray Train workers; 0 = this process, without Ray")
+    min_workers: int = Field(
+        0,
+        ge=0,
+        description="the run goes on with as few workers as this where nodes are lost, and grows back to num_workers "
+        "where they return; 0 = always num_workers",
+    )
+    resize_seconds: float = Field(
+        60.0, gt=0, description="with min_workers: how often to look whether more workers would fit"
+    )
+    modality_groups: int = Field(0, ge=0, description="G; 0 = the largest divisor of W not above M")
+    cpus_per_worker: float = Field(1.0, gt=0, description="CPUs Ray reserves for each worker")
+    use_gpu: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="a GPU per worker and NCCL instead of gloo; auto = where every worker can have one",
+    )
+    prefetch: Literal["auto", "thread", "exchange"] = Field(
+        "auto",
+        description="when a worker samples its next steps: in a thread, or while scores travel (auto: with one CPU)",
+    )
+    id_tables: Literal["memory", "mapped"] = Field(
+        "memory",
+        description="where ID tables, their optimizer and all nodes' embeddings lie: in memory or in mapped files",
+    )
+    scratch: str = Field(
+        "", description="directory of every worker's mapped files; empty = the system's for temporary files"
+    )
+    max_failures: int = Field(
+        3, ge=0, description="worker losses survived by restarting from the last checkpoint"
+    )
+    timeout_seconds: float = Field(
+        300.0, gt=0, description="longest wait in a collective before the run fails"
+    )
+
+    @model_validator(mode="after")
+    def _fits_any_number(self) -> ClusterSettings:
+        if 0 < self.num_workers < self.min_workers:
+            raise ValueError(
+                f"min_workers ({self.min_workers}) must not be above num_workers ({self.num_workers})"
+            )
+        if self.elastic and self.modality_groups > 1:
+            raise ValueError(
+                f"min_workers needs modality_groups 0 or 1, which fit any number of workers, "
+                f"got {self.modality_groups}"
+            )
+        return self
+
+    @property
+    def elastic(self) -> bool:
+        """Whether the number of workers may change while a run goes on."""
+        return 0 < self.min_workers < self.num_workers

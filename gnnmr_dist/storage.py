@@ -17,16 +17,18 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 from pyarrow import fs
 
 from gnnmr_dist.errors import InputError, bad_input, holds_password
 
+T = TypeVar("T")
 Address = str | os.PathLike[str]
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _AT_ONCE = 1 << 20  # bytes
+_DRAFT = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")  # as _sibling names them
 
 
 class Location(NamedTuple):
@@ -293,11 +295,25 @@ def copy_tree(source: Address, destination: Address, *, last: str | None = None)
         _copy(origin._replace(path=f"{origin.path.rstrip('/')}/{name}"), target._replace(path=path))
 
 
-def remove_tree(address: Address) -> None:
-    """Remove a directory and everything below it; nothing happens if it is not there."""
+def remove_tree(address: Address, *, first: str | None = None) -> None:
+    """Remove a directory and everything below it; nothing happens if it is not there.
+
+    ``first`` names the file (relative path) to remove before all others: the one that says the rest is complete.
+    """
     location = resolve(address)
-    if exists(address):
-        location.filesystem.delete_dir(location.path)
+    if not exists(address):
+        return
+    if first is not None and exists(join(address, first)):
+        location.filesystem.delete_file(f"{location.path.rstrip('/')}/{first}")
+    location.filesystem.delete_dir(location.path)
+
+
+def remove_drafts(address: Address) -> None:
+    """Remove the temporary files that a process killed while writing left in a directory (not below it)."""
+    location = resolve(address)
+    for info in location.filesystem.get_file_info(fs.FileSelector(location.path, allow_not_found=True)):
+        if info.type == fs.FileType.File and _DRAFT.fullmatch(info.base_name):
+            location.filesystem.delete_file(info.path)
 
 
 def _sibling(target: Path) -> Path:

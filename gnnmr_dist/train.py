@@ -16,11 +16,12 @@ from gnnmr_dist.closed_form import choices_of, train_session
 from gnnmr_dist.config import Settings, build
 from gnnmr_dist.data.dataset import Dataset, open_dataset
 from gnnmr_dist.distributed.mesh import check_groups, local_device, one_process
-from gnnmr_dist.errors import InputError, RunError, without_secrets
+from gnnmr_dist.errors import InputError, RunError, Stopped, without_secrets
 from gnnmr_dist.fitting import Record, check_settings, open_session, run_info
 from gnnmr_dist.linear_peer import fuse_with_linear_peer
 from gnnmr_dist.loaded import open_run
 from gnnmr_dist.members import members_of
+from gnnmr_dist.notice import Notice, ended_by_sigterm
 from gnnmr_dist.pace import Pace
 from gnnmr_dist.reporting import EpochProgress, MetricsLog
 from gnnmr_dist.runs import CHECKPOINTS, METRICS, OneProcessHooks, RunDirectory
@@ -84,6 +85,7 @@ def train(
     Raises:
         InputError: settings, data and output do not fit; nothing was started or written.
         RunError: training diverged or could not go on.
+        Stopped: SIGTERM asked for it (in the main thread); the state is saved.
     """
     run, info = RunDirectory(output), run_info(dataset, settings)
     check_settings(dataset, settings)
@@ -103,7 +105,7 @@ def train(
     closed = CLOSED_FORM.get(settings.model.method)
     epochs = len(closed.values) if closed else settings.training.epochs
     done = 0 if start is None else start.state.epoch * steps + start.state.step
-    with _noted(run), Tracking(Home(run, settings, steps, done)) as tracking:
+    with _noted(run, dataset.path), Tracking(Home(run, settings, steps, done)) as tracking:
         with EpochProgress(epochs, steps, metric) as progress:
 
             def begin() -> None:
@@ -140,24 +142,39 @@ def _work(
 
         address = None if start is None else start.address
         return train_on_ray(_absolute(dataset.path), run.address, settings, address, show, begin)
-    mesh = one_process(len(members_of(dataset, settings.model)), local_device(settings.cluster.use_gpu))
+    notice, num_members = Notice(), len(members_of(dataset, settings.model))
+    mesh = one_process(num_members, local_device(settings.cluster.use_gpu), notice)
     session = open_session(dataset, settings, mesh, start)
+    run.tidy()
     begin()
     log = MetricsLog(run.place(METRICS), session.state.epoch, session.state.step)
-    train_session(
-        session, OneProcessHooks(run, log, show, settings.training.keep_checkpoints, Pace.of(session))
-    )
+    with ended_by_sigterm(notice):
+        keep = settings.training.keep_checkpoints
+        train_session(session, OneProcessHooks(run, log, show, keep, Pace.of(session)))
     log.flush()
     return session.state.finished
 
 
 @contextmanager
-def _noted(run: RunDirectory) -> Iterator[None]:
+def _noted(run: RunDirectory, dataset: str) -> Iterator[None]:
     """Leave in the run directory how what happens inside ended; refusals before its beginning change nothing."""
     try:
         yield
     except InputError:
         raise
+    except Stopped as stopped:
+        run.note("interrupted", str(stopped))
+        again = [
+            "python",
+            "-m",
+            "gnnmr_dist.train",
+            "--dataset",
+            dataset,
+            "--output",
+            run.address,
+            "--resume",
+        ]
+        raise Stopped(f"{stopped}; state saved; {shlex.join(again)} goes on") from None
     except BaseException as error:
         with suppress(OSError):
             if run.status().get("status") == "training":
@@ -208,9 +225,11 @@ def _opening(
 ) -> str:
     workers, method = settings.cluster.num_workers, settings.model.method
     what = f"{len(members)} networks" if method == "gnnmr" else method
-    place = (
-        "this process" if workers == 0 else f"{workers} Ray Train workers ({workers // groups} x {groups})"
-    )
+    place = f"{workers} Ray Train workers ({workers // groups} x {groups})"
+    if workers == 0:
+        place = "this process"
+    elif settings.cluster.elastic:
+        place = f"{settings.cluster.min_workers} to {workers} Ray Train workers"
     begin = "" if start is None else f", going on at epoch {start.state.epoch + 1}, step {start.state.step}"
     return (
         f"{dataset.name}: {dataset.num_users} users, {dataset.num_items} items, {dataset.graph.num_edges} train "

@@ -124,8 +124,7 @@ def train_step(
     with threads_for(models, mesh.device) as each:
         losses = _forward_and_backward(each, models, data, rows, present, mesh, settings, meanwhile)
         _update(each, models, mesh, settings.training.grad_clip)
-    mesh.sum_world(losses)
-    return losses.cpu() / data.total
+    return mesh.sum_step(losses) / data.total
 
 
 Each = Callable[..., Iterable[Any]]

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from gnnmr_dist.config import ClusterSettings
 from gnnmr_dist.distributed.placement import uses_gpus, worker_resources
 from gnnmr_dist.errors import InputError
+from gnnmr_dist.sections import ClusterSettings
 
 Node = Mapping[str, float]
 DRIVER_CPUS = 1
@@ -20,7 +20,7 @@ def trial_resources(nodes: Sequence[Node], cluster: ClusterSettings) -> dict[str
     """What a trial itself holds: a worker's share where it trains in its own process, else the driver's CPU."""
     if cluster.num_workers:
         return {"CPU": float(DRIVER_CPUS)}
-    alone = cluster.model_copy(update={"num_workers": 1})
+    alone = cluster.model_copy(update={"num_workers": 1, "min_workers": 0})
     return worker_resources(alone, gpus=uses_gpus(nodes, alone))
 
 
@@ -84,5 +84,5 @@ def require_room(nodes: Sequence[Node], cluster: ClusterSettings, wanted: int | 
 
 
 def _worker(nodes: Sequence[Node], cluster: ClusterSettings) -> dict[str, float]:
-    one = cluster.model_copy(update={"num_workers": max(1, cluster.num_workers)})
+    one = cluster.model_copy(update={"num_workers": max(1, cluster.num_workers), "min_workers": 0})
     return worker_resources(one, gpus=uses_gpus(nodes, one))

@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gnnmr_dist.errors import InputError
+from gnnmr_dist.notice import Notice, Wish
 
 EXCHANGED = ("scores", "dense gradients", "row gradients")
 """What the steps of training exchange."""
@@ -56,6 +57,7 @@ class Mesh:
     replica_axis: dist.ProcessGroup | None = None
     received: Counter[str] = field(default_factory=Counter, compare=False)
     waited: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float), compare=False)
+    notice: Notice = field(default_factory=Notice, compare=False)
 
     @property
     def replicas(self) -> int:
@@ -162,6 +164,22 @@ class Mesh:
         if self.world_size > 1:
             dist.all_reduce(t)
 
+    def sum_step(self, losses: Tensor) -> Tensor:
+        """``losses`` (float64) added up over all workers, on the CPU, as all of them do at the end of a step.
+
+        What any worker wishes (``notice``) rides along in 16 bytes, so all agree on it after the same step.
+        """
+        heard = self.notice.heard()
+        if self.world_size == 1:
+            self.notice.agreed = heard
+            return losses.cpu()
+        wishes = losses.new_tensor([heard == Wish.MOVE, heard == Wish.END])
+        together = torch.cat([losses.reshape(-1), wishes])
+        dist.all_reduce(together)
+        *_, move, end = together = together.cpu()
+        self.notice.agreed = Wish.END if end > 0 else Wish.MOVE if move > 0 else Wish.GO_ON
+        return together[:-2].view_as(losses)
+
     def gather_world(self, own: Tensor) -> list[Tensor]:
         """Every worker's tensor, in order of rank; first axes may differ in length, the others may not."""
         if self.world_size == 1:
@@ -204,9 +222,11 @@ def local_device(use_gpu: str = "auto") -> torch.device:
     return torch.device("cuda" if found and use_gpu != "never" else "cpu")
 
 
-def one_process(num_modalities: int, device: torch.device | None = None) -> Mesh:
+def one_process(
+    num_modalities: int, device: torch.device | None = None, notice: Notice | None = None
+) -> Mesh:
     """The mesh of a single process that hosts every modality."""
-    return Mesh(0, 1, num_modalities, 1, device or torch.device("cpu"))
+    return Mesh(0, 1, num_modalities, 1, device or torch.device("cpu"), notice=notice or Notice())
 
 
 def meet_by_file(path: str, rank: int, world_size: int, timeout_seconds: float) -> None:
@@ -223,11 +243,13 @@ def process_mesh(
     groups: int = 0,
     device: torch.device | None = None,
     timeout_seconds: float = 300.0,
+    notice: Notice | None = None,
 ) -> Mesh:
     """This process's place, from torch's default process group; every worker must call it together.
 
     Args:
         groups: G, 0 = :func:`modality_groups`.
+        notice: what this process hears.
 
     Raises:
         ValueError: ``groups`` does not divide the number of workers or exceeds the number of modalities.
@@ -236,7 +258,7 @@ def process_mesh(
     groups = check_groups(world, num_modalities, groups)
     device = device or torch.device("cpu")
     if world == 1:
-        return one_process(num_modalities, device)
+        return one_process(num_modalities, device, notice)
     timeout = timedelta(seconds=timeout_seconds)
     replica, group = divmod(rank, groups)
     modality_axis = replica_axis = None
@@ -246,7 +268,8 @@ def process_mesh(
     for g in range(groups):
         made = dist.new_group([r * groups + g for r in range(world // groups)], timeout=timeout)
         replica_axis = made if g == group else replica_axis
-    return Mesh(rank, world, num_modalities, groups, device, modality_axis, replica_axis)
+    axes = (modality_axis, replica_axis)
+    return Mesh(rank, world, num_modalities, groups, device, *axes, notice=notice or Notice())
 
 
 def check_groups(num_workers: int, num_modalities: int, groups: int) -> int:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from gnnmr_dist.config import ClusterSettings
+from gnnmr_dist.sections import ClusterSettings
 
 
 def placement_problem(nodes: Sequence[Mapping[str, float]], cluster: ClusterSettings) -> str | None:
     """Why ``nodes`` (their total resources) cannot hold the workers, in one line; None when they can."""
     wanted = worker_resources(cluster, gpus=uses_gpus(nodes, cluster))
     room = _room(nodes, wanted)
-    if room >= cluster.num_workers:
+    if room >= fewest_workers(cluster):
         return None
     need = " and ".join(f"{amount:g} {key}" for key, amount in wanted.items())
     have = (
@@ -19,16 +19,21 @@ def placement_problem(nodes: Sequence[Mapping[str, float]], cluster: ClusterSett
         or "no node"
     )
     return (
-        f"num_workers: expected at most {room} workers of {need} each on this cluster ({len(nodes)} nodes: {have}), "
-        f"got {cluster.num_workers}"
+        f"{'min' if cluster.min_workers else 'num'}_workers: expected at most {room} workers of {need} each on this "
+        f"cluster ({len(nodes)} nodes: {have}), got {fewest_workers(cluster)}"
     )
 
 
+def fewest_workers(cluster: ClusterSettings) -> int:
+    """How many workers there must be room for."""
+    return cluster.min_workers or cluster.num_workers
+
+
 def uses_gpus(nodes: Sequence[Mapping[str, float]], cluster: ClusterSettings) -> bool:
-    """Whether each worker gets a GPU: as the settings say; ``auto`` = when ``nodes`` have one for every worker."""
+    """Whether each worker gets a GPU: as the settings say; ``auto`` = when ``nodes`` have one for all that must be."""
     if cluster.use_gpu != "auto":
         return cluster.use_gpu == "always"
-    return _room(nodes, worker_resources(cluster, gpus=True)) >= cluster.num_workers
+    return _room(nodes, worker_resources(cluster, gpus=True)) >= fewest_workers(cluster)
 
 
 def worker_resources(cluster: ClusterSettings, *, gpus: bool) -> dict[str, float]:

@@ -23,17 +23,8 @@ MAX_MODULE_LINES, MAX_FUNCTION_LINES = 350, 50
 # The picture of docs/architecture.md: a module may import its own layer and those before it.
 # data.graph is the CSR topology as arrays, a value like a tensor: it imports nothing and everyone may use it.
 LAYERS: dict[str, set[str]] = {
-    "foundation": {
-        "__init__",
-        "errors",
-        "config",
-        "sections",
-        "presets",
-        "cli",
-        "randomness",
-        "storage",
-        "data.graph",
-    },
+    "foundation": {"__init__", "errors", "config", "sections", "presets", "cli", "randomness"}
+    | {"storage", "failing_storage", "notice", "data.graph"},
     "mathematics": {"models", "losses", "step_losses", "loss_kernels", "row_adam", "row_adam_kernels"}
     | {"ensemble", "ranking", "top_k", "approximate", "metrics", "baselines", "fusion"},
     "data": {"data"},
@@ -41,7 +32,7 @@ LAYERS: dict[str, set[str]] = {
     "loop": {"training", "fitting", "memory", "runs", "inference", "evaluation", "checkpoint", "reporting"}
     | {"loaded", "new_items", "members", "mapped", "networks", "pretraining", "linear_peer", "closed_form"}
     | {"pace", "tracking", "trackers"},
-    "launch": {"launch", "connection", "gauges"},
+    "launch": {"launch", "connection", "messages", "rendezvous", "gauges"},
     "entry": {"api", "train", "status", "evaluate", "recommend", "prepare", "__main__"},
 }
 LAYER_OF = {module: layer for layer, modules in LAYERS.items() for module in modules}
@@ -52,7 +43,7 @@ FOUNDATION_OF_MATHEMATICS = {"__init__", "errors", "randomness", "data.graph"}
 # Where a library may be imported: a file, or a folder that ends with a slash.
 ONLY_IN: dict[str, tuple[str, ...]] = {
     "ray": (
-        *(f"{PACKAGE}/{name}.py" for name in ("launch", "connection", "gauges")),
+        *(f"{PACKAGE}/{name}.py" for name in ("launch", "connection", "messages", "rendezvous", "gauges")),
         *("tune/", "cluster/", "tests/", "benchmarks/"),
     ),
     "torch.distributed": (f"{PACKAGE}/distributed/", "tests/"),

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from gnnmr_dist.config import ClusterSettings
 from gnnmr_dist.distributed.placement import placement_problem, uses_gpus
+from gnnmr_dist.sections import ClusterSettings
 
 NODE = {"CPU": 4.0}
 GPU_NODE = {"CPU": 2.0, "GPU": 1.0}

@@ -225,7 +225,7 @@ def test_a_node_lost_mid_epoch_changes_nothing(
         wait_for(has_checkpoint(output, "epoch-00001-step-0000005"), process)
         hosts = with_train_workers(nodes)
         assert len(hosts) == 2
-        assert any(title(p.pid).startswith("ray::_QueueActor") for p in processes(nodes[0]))
+        assert any(title(p.pid).startswith("ray::_Board") for p in processes(nodes[0]))
         for lost in processes([node for node in hosts if node.name != "head"][-1]):
             os.kill(lost.pid, signal.SIGKILL)
         before = len(steps(output))

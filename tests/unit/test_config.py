@@ -71,6 +71,7 @@ def any_settings(draw: st.DrawFn) -> Settings:
     values["model"]["heads"] = 1
     values["model"]["as_published"] &= values["model"]["method"] == "mmgcn"
     values["loss"]["num_candidates"] = max(1, values["loss"]["num_candidates"])
+    values["cluster"]["min_workers"] = 0
     return build(("drawn", values))
 
 

@@ -16,7 +16,7 @@ import torch
 from helpers import make_settings, planted, weights_of
 
 from gnnmr_dist.checkpoint import Checkpoint, check_same_run
-from gnnmr_dist.config import ClusterSettings, Settings
+from gnnmr_dist.config import Settings
 from gnnmr_dist.data import scratch
 from gnnmr_dist.data.dataset import Dataset
 from gnnmr_dist.data.writer import ModalityData, write_dataset
@@ -27,6 +27,7 @@ from gnnmr_dist.loaded import LoadedRun, open_run
 from gnnmr_dist.mapped import mapped_zeros, reader_maker, table_maker
 from gnnmr_dist.reporting import MetricsLog, read_records
 from gnnmr_dist.runs import OneProcessHooks, RunDirectory
+from gnnmr_dist.sections import ClusterSettings
 
 CPU = torch.device("cpu")
 

@@ -74,6 +74,19 @@ def test_half_a_line_of_a_killed_run_is_dropped(tmp_path: Path) -> None:
     assert told(str(file)) == WHOLE[:1]
 
 
+def test_a_process_that_was_given_up_adds_nothing_that_is_seen(tmp_path: Path) -> None:
+    address = str(tmp_path / "metrics.jsonl")
+    old = MetricsLog(address)
+    old.write(step(0, 0))
+    old.flush()
+    new = MetricsLog(address, 0, 1)  # where nothing had to be dropped, too
+    old.write(step(0, 1))
+    old.flush()
+    new.write(step(0, 1))
+    new.flush()
+    assert read_records(address) == [step(0, 0), step(0, 1)]
+
+
 def test_a_flush_to_an_object_store_sends_only_what_is_new(tmp_path: Path) -> None:
     address = f"file://{tmp_path}/metrics.jsonl"
     log = MetricsLog(address)

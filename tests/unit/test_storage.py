@@ -6,14 +6,18 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gnnmr_dist import storage
-from gnnmr_dist.errors import InputError, holds_password
+from gnnmr_dist.errors import InputError, RunError, holds_password
+from gnnmr_dist.failing_storage import told_in_one_line, within
 
 AWKWARD = "a b%20c#d?e&ü"
 
@@ -211,3 +215,64 @@ def test_a_killed_writer_never_shows_a_part(tmp_path: Path) -> None:
         process.wait()
     content = file.read_bytes()
     assert (len(content), len(set(content))) == (2_000_000, 1)
+
+
+def test_work_in_a_thread_gives_its_value_or_its_error() -> None:
+    assert within(5.0, lambda: 3, "x", "y") == 3
+
+    def fail(error: Exception) -> None:
+        raise error
+
+    for error in (OSError(28, "No space left on device"), TimeoutError("the store's own")):
+        with pytest.raises(type(error), match=r"No space|own"):
+            within(5.0, partial(fail, error), "x", "y")
+
+
+def test_what_takes_too_long_is_given_up() -> None:
+    answer = threading.Event()
+    try:
+        with pytest.raises(RunError, match=r"s3://b/k: checkpoint could not be written within 0\.05 s"):
+            within(0.05, answer.wait, "s3://b/k", "checkpoint")
+    finally:
+        answer.set()
+
+
+def test_a_failing_disk_is_told_in_one_line(tmp_path: Path) -> None:
+    with (
+        pytest.raises(RunError, match="metrics could not be written: No space left on device"),
+        told_in_one_line(tmp_path, "metrics"),
+    ):
+        raise OSError(28, "No space left on device")
+
+
+class Witness:
+    """A file system that tells what is deleted, in order."""
+
+    def __init__(self, filesystem: Any) -> None:
+        self.filesystem, self.deleted = filesystem, []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.filesystem, name)
+
+    def delete_file(self, path: str) -> None:
+        self.deleted.append(Path(path).name)
+        self.filesystem.delete_file(path)
+
+    def delete_dir(self, path: str) -> None:
+        self.deleted.append(Path(path).name)
+        self.filesystem.delete_dir(path)
+
+
+def test_the_file_that_says_the_rest_is_complete_goes_first(
+    address: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "d").mkdir()
+    for name in ("a", "manifest.json"):
+        (tmp_path / "d" / name).touch()
+    plain = storage.resolve
+    seen = Witness(plain(address("d")).filesystem)
+    monkeypatch.setattr(storage, "resolve", lambda where: plain(where)._replace(filesystem=seen))
+    storage.remove_tree(address("d"), first="manifest.json")
+    storage.remove_tree(address("d"), first="manifest.json")  # not there any more: nothing happens
+    assert seen.deleted == ["manifest.json", "d"]
+    assert not (tmp_path / "d").exists()

@@ -169,6 +169,11 @@ IMPOSSIBLE = [
     (["--select-metric", "Accuracy@20"], "select_metric must be Recall, NDCG"),
     (["--num-candidates", "0"], "supervised = softmax needs num_candidates of at least 1"),
     (["--modality-groups", "2"], "modality_groups = 2 must divide num_workers = 1"),
+    (["--num-workers", "2", "--min-workers", "3"], "min_workers (3) must not be above num_workers (2)"),
+    (
+        ["--num-workers", "4", "--min-workers", "2", "--modality-groups", "2"],
+        "min_workers needs modality_groups 0 or 1, which fit any number of workers, got 2",
+    ),
     (["--id-tables", "mapped", "--scratch", "nowhere"], "scratch: expected a directory on every node"),
     (["--heads", "3"], "heads (3) must divide embedding_dim"),
     (["--preset", "papr"], "preset: expected one of default, paper"),

@@ -46,6 +46,24 @@ def test_up_records_its_nodes_and_down_ends_them(monkeypatch: pytest.MonkeyPatch
     assert not directory.exists()
 
 
+def test_lost_nodes_are_started_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    play(monkeypatch, NODE)
+    monkeypatch.setattr(local, "_whole", lambda node: find(node.pid) is not None)
+    state = local.up(tmp_path / "c", nodes=2, cpus=1)
+    try:
+        assert local.mend(tmp_path / "c") == []
+        end(local.processes(state.nodes[1]))
+        assert local.mend(tmp_path / "c") == ["node-1"]
+        again = local.read_state(tmp_path / "c")
+        assert again.nodes[0] == state.nodes[0]
+        assert len(local.processes(again.nodes[1])) >= 3
+        end(local.processes(again.nodes[0]))
+        with pytest.raises(InputError, match="expected the head node to run"):
+            local.mend(tmp_path / "c")
+    finally:
+        local.down(tmp_path / "c")
+
+
 def test_a_node_that_does_not_start_takes_the_others_with_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -80,7 +98,7 @@ def test_what_ignores_sigterm_is_killed() -> None:
 
 
 def test_variables_name_the_token_by_file_only(tmp_path: Path) -> None:
-    variables = local.client_variables(tmp_path, local.State(7, 8, []))
+    variables = local.client_variables(tmp_path, local.State(7, 8, 1, []))
     assert variables["RAY_AUTH_TOKEN_PATH"] == str(tmp_path / "token")
     assert variables["RAY_ADDRESS"] == "127.0.0.1:7"
     assert variables["RAY_API_SERVER_ADDRESS"] == "http://127.0.0.1:8"

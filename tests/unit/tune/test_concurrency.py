@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gnnmr_dist.config import ClusterSettings
 from gnnmr_dist.errors import InputError
+from gnnmr_dist.sections import ClusterSettings
 from tune.concurrency import most_trials, require_room
 
 

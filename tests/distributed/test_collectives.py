@@ -1,0 +1,109 @@
+"""Every collective ends: with an agreement, or with an error once the timeout is over."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from gnnmr_dist.distributed.mesh import Mesh, meet_by_file, process_mesh
+from gnnmr_dist.notice import Notice, Wish
+
+pytestmark = pytest.mark.multiprocess
+
+TIMEOUT, SLACK = 3.0, 20.0
+
+
+def rows() -> torch.Tensor:
+    """A sparse gradient of one row."""
+    one = torch.ones(1, 2)
+    return torch.sparse_coo_tensor(
+        torch.tensor([[0]]), one, (3, 2), is_coalesced=True, check_invariants=False
+    )
+
+
+GROUPS = {"replicas": 1}  # G of a mesh of two workers; the others: 2
+COLLECTIVES: dict[str, Callable[[Mesh], object]] = {
+    "gather_modalities": lambda mesh: mesh.gather_modalities(torch.ones(1, 3)),
+    "sum_world": lambda mesh: mesh.sum_world(torch.ones(2)),
+    "sum_step": lambda mesh: mesh.sum_step(torch.ones(2, 2, dtype=torch.float64)),
+    "gather_world": lambda mesh: mesh.gather_world(torch.ones(2)),
+    "barrier": lambda mesh: mesh.barrier(),
+    "replicas: sum_replicas": lambda mesh: mesh.sum_replicas([torch.ones(2)]),
+    "replicas: sum_rows": lambda mesh: mesh.sum_rows(rows()),
+}
+
+
+def two(work: Callable[[int, Path], None], folder: Path) -> None:
+    """Call ``work(rank, folder)`` in two processes."""
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=work, args=(rank, folder)) for rank in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+    for worker in workers:
+        if worker.is_alive():
+            worker.kill()
+    assert [worker.exitcode for worker in workers] == [0, 0]
+
+
+def agree(rank: int, folder: Path) -> None:
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    meet_by_file(str(folder / "store"), rank, 2, 60)
+    notice = Notice()
+    mesh = process_mesh(2, notice=notice, timeout_seconds=60)
+    losses = torch.tensor([[1.0, 0.5], [rank, 2.0]], dtype=torch.float64)
+    told = []
+    for wish in (Wish.GO_ON, Wish.MOVE, Wish.END):
+        if rank == 1:
+            notice.tell(wish)
+        elif wish is Wish.END:
+            notice.tell(Wish.MOVE)
+        assert mesh.sum_step(losses).tolist() == [[2.0, 1.0], [1.0, 4.0]]
+        told.append(notice.agreed.name)
+    (folder / f"agreed.{rank}").write_text(" ".join(told))
+    dist.destroy_process_group()
+
+
+def test_workers_agree_on_a_wish_after_the_same_step(tmp_path: Path) -> None:
+    two(agree, tmp_path)
+    assert {(tmp_path / f"agreed.{rank}").read_text() for rank in range(2)} == {"GO_ON MOVE END"}
+
+
+def miss(rank: int, folder: Path) -> None:
+    """Rank 1 makes the groups and then takes part in nothing."""
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    meet_by_file(str(folder / "store"), rank, 2, 60)  # a first time, until both have started
+    dist.barrier()
+    dist.destroy_process_group()
+    for number, (name, collective) in enumerate(COLLECTIVES.items()):
+        meet_by_file(str(folder / f"store.{number}"), rank, 2, TIMEOUT)
+        groups = GROUPS.get(name.partition(":")[0], 2)
+        mesh = process_mesh(2, groups=groups, timeout_seconds=TIMEOUT)
+        done = folder / f"waited.{number}"
+        if rank == 1:
+            while not done.exists():
+                time.sleep(0.02)
+        else:
+            began = time.monotonic()
+            try:
+                collective(mesh)
+                waited = "it came to an end"
+            except RuntimeError:
+                waited = f"{time.monotonic() - began:.2f}"
+            done.write_text(waited)
+        dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_no_collective_waits_longer_than_the_timeout(tmp_path: Path) -> None:
+    two(miss, tmp_path)
+    waited = {name: (tmp_path / f"waited.{n}").read_text() for n, name in enumerate(COLLECTIVES)}
+    assert all(TIMEOUT * 0.5 < float(seconds) < TIMEOUT + SLACK for seconds in waited.values()), waited
