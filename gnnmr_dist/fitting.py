@@ -131,7 +131,7 @@ def open_session(dataset: Dataset, settings: Settings, mesh: Mesh, start: Checkp
     """Build the hosted models, from a checkpoint if one is given.
 
     Raises:
-        InputError: the checkpoint's tensors do not fit the models, or there is no room for the ID tables.
+        InputError: the checkpoint does not fit the models, or there is no room for the ID tables.
     """
     keep_freed_memory()
     members = members_of(dataset, settings.model)
@@ -153,7 +153,6 @@ def open_session(dataset: Dataset, settings: Settings, mesh: Mesh, start: Checkp
     present = torch.from_numpy(presence_table(dataset, members)).to(mesh.device)
     some = not bool(present.all())
     state = FitState() if start is None else resumed_state(start, settings)
-    valid = relevant_items(dataset.interactions("valid"), dataset.num_users)
     return Session(
         dataset=dataset,
         settings=settings,
@@ -164,7 +163,7 @@ def open_session(dataset: Dataset, settings: Settings, mesh: Mesh, start: Checkp
         best=best,
         sampler=make_sampler(dataset.graph, settings.sampling, settings.training.seed),
         tables={m.number: [dataset.features(info.name) for info in m.member.modalities] for m in models},
-        valid=valid,
+        valid=relevant_items(dataset.interactions("valid"), dataset.num_users),
         present=present if some and settings.loss.mask_missing else None,
         ensemble_present=present if some and settings.evaluation.mask_missing_in_ensemble else None,
         make=make,

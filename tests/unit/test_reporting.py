@@ -84,7 +84,7 @@ def test_a_process_that_was_given_up_adds_nothing_that_is_seen(tmp_path: Path) -
     old.flush()
     new.write(step(0, 1))
     new.flush()
-    assert read_records(address) == [step(0, 0), step(0, 1)]
+    assert told(address) == [step(0, 0), step(0, 1)]
 
 
 def test_a_flush_to_an_object_store_sends_only_what_is_new(tmp_path: Path) -> None:
