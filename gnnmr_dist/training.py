@@ -123,8 +123,9 @@ def train_step(
     """
     with threads_for(models, mesh.device) as each:
         losses = _forward_and_backward(each, models, data, rows, present, mesh, settings, meanwhile)
+        summed = mesh.start_sum_world(losses)
         _update(each, models, mesh, settings.training.grad_clip)
-    mesh.sum_world(losses)
+    summed()
     return losses.cpu() / data.total
 
 
@@ -167,7 +168,7 @@ def _forward_and_backward(
     """Gradients of every hosted model; the losses of their rows, summed, float64 [M, 2]."""
     loss, scale, cells = settings.loss, 1 / data.total, data.cells
     scores = list(each(lambda model, own: step_scores(model, data, own, settings), models, rows))
-    flat = torch.stack([cells.flat(*pair).detach() for pair in scores])
+    flat = cells.flat(scores)
     gathered = mesh.start_gather(_packed(flat, settings))
     truths = list(each(lambda pair: truth_gradient(pair, cells, loss.supervised, scale), scores))
     meanwhile()

@@ -209,8 +209,8 @@ class OneOfTwo:
     def sum_rows(self, gradient: Tensor) -> Tensor:
         return gradient
 
-    def sum_world(self, t: Tensor) -> None:
-        pass
+    def start_sum_world(self, t: Tensor) -> Callable[[], None]:
+        return lambda: None
 
 
 @pytest.mark.parametrize("own", [0, 1])
@@ -221,7 +221,7 @@ def test_each_modality_needs_only_the_others_scores(own: int) -> None:
     data, together = world.step(), world.models()
     rows = world.rows(data)
     scores = [step_scores(m, data, rows[m.number], world.settings) for m in together]
-    everyone = torch.stack([data.cells.flat(*pair).detach() for pair in scores])
+    everyone = data.cells.flat(scores)
     alone: Any = world.models()[own]
     train_step([alone], data, [rows[own]], None, OneOfTwo(everyone), world.settings)  # type: ignore[arg-type]
     world.train(together, data)
