@@ -73,37 +73,33 @@ class Mesh:
     def gather_modalities(self, own: Tensor) -> Tensor:
         """All modalities' tensors [M, ...] in the order of modalities, from this worker's own [hosted, ...].
 
-        Bytes each worker receives: (M - hosted) * own[0].nbytes.
+        Bytes each worker receives: (G - 1) * ceil(M / G) * own[0].nbytes; groups that host fewer send padding.
         """
         return self.start_gather(own, "other")()
 
     def start_gather(self, own: Tensor, carried: str = "scores") -> Callable[[], Tensor]:
         """Begin :meth:`gather_modalities`; the returned function waits for its result.
 
-        Each worker sends straight to each other: gloo's all-gather gives the same bytes, but copies them twice more and
-        hands them to threads of its own, two thirds of its processor time (docs/performance.md).
-
         ``carried``: what its bytes are counted as in ``received``.
         """
         if self.groups == 1:
             return lambda: own
-        everyone, own = own.new_empty((self.num_modalities, *own.shape[1:])), own.contiguous()
-        everyone[self.hosted.start : self.hosted.stop] = own
-        self.received[carried] += everyone.nbytes - own.nbytes
-        if own[0].numel() == 0:  # rows of a replica without any: nothing travels
-            return lambda: everyone
-        first, axis, asked = self.replica * self.groups, self.modality_axis, []
-        for g, part in enumerate(shares(self.num_modalities, self.groups)):
-            if g != self.group:
-                theirs = everyone[part.start : part.stop]
-                asked.append(dist.P2POp(dist.irecv, theirs, first + g, axis))
-                asked.append(dist.P2POp(dist.isend, own, first + g, axis))
-        works = dist.batch_isend_irecv(asked)
+        sizes = [len(part) for part in shares(self.num_modalities, self.groups)]
+        most = max(sizes)
+        padded = own.contiguous()
+        if own.shape[0] < most:
+            padded = own.new_zeros((most, *own.shape[1:]))
+            padded[: own.shape[0]] = own
+        everyone = own.new_empty((len(sizes) * most, *own.shape[1:]))
+        slots = list(everyone.split(most))
+        work = dist.all_gather(slots, padded, group=self.modality_axis, async_op=True)
+        self.received[carried] += (self.groups - 1) * padded.nbytes
 
         def finish() -> Tensor:
-            for work in works:
-                work.wait()
-            return everyone
+            work.wait()
+            if min(sizes) == most:
+                return everyone
+            return torch.cat([slot[:size] for slot, size in zip(slots, sizes, strict=True)])
 
         return finish
 
@@ -143,14 +139,8 @@ class Mesh:
 
     def sum_world(self, t: Tensor) -> None:
         """Add ``t`` up over all workers, in place."""
-        self.start_sum_world(t)()
-
-    def start_sum_world(self, t: Tensor) -> Callable[[], None]:
-        """Begin :meth:`sum_world`; the returned function waits for it, and ``t`` must be left alone until then."""
-        if self.world_size == 1:
-            return lambda: None
-        work = dist.all_reduce(t, async_op=True)
-        return lambda: work.wait() and None
+        if self.world_size > 1:
+            dist.all_reduce(t)
 
     def gather_world(self, own: Tensor) -> list[Tensor]:
         """Every worker's tensor, in order of rank; first axes may differ in length, the others may not."""
