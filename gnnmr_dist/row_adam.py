@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import Parameter
+from torch.optim.adam import adam
 
 from gnnmr_dist.models.blocks import compiled
 from gnnmr_dist.models.id_tables import Maker
@@ -85,7 +86,7 @@ class TableState:
         self.exp_avg[rows], self.exp_avg_sq[rows], self.last[rows] = m, v, now
 
     def _arrays(self) -> list[Any]:
-        return [t.detach().numpy() for t in (self.table, self.exp_avg, self.exp_avg_sq, self.last)]
+        return [t.numpy() for t in (self.table, self.exp_avg, self.exp_avg_sq, self.last)]
 
 
 def new_state(table: Tensor, make: Maker = torch.zeros) -> TableState:
@@ -93,6 +94,12 @@ def new_state(table: Tensor, make: Maker = torch.zeros) -> TableState:
     first, second = (make(table.shape, dtype=table.dtype, device=table.device) for _ in range(2))
     last = make(table.shape[:1], dtype=torch.int32, device=table.device)
     return TableState(table.detach(), first, second, last)
+
+
+def _dense_state(parameter: Parameter) -> dict[str, Tensor]:
+    """What Adam keeps of a parameter that every step moves."""
+    first, second = (torch.zeros_like(parameter, requires_grad=False) for _ in range(2))
+    return {"step": torch.zeros((), device=parameter.device), "exp_avg": first, "exp_avg_sq": second}
 
 
 def _slices(table: Tensor) -> Iterator[range]:
@@ -149,11 +156,7 @@ class Adam:
         self.rate, self.weight_decay, self.steps = rate, weight_decay, 0
         self.dense_parameters, self.table_parameters = dict(dense), dict(tables)
         self.tables = {name: new_state(table, make) for name, table in tables.items()}
-        self.dense = None
-        if dense:
-            self.dense = torch.optim.Adam(
-                dense.values(), lr=rate, betas=BETAS, eps=EPS, weight_decay=weight_decay, fused=True
-            )
+        self.dense = {name: _dense_state(parameter) for name, parameter in dense.items()}
 
     def catch_up(self, name: str, rows: Tensor) -> None:
         """Bring ``rows`` [n] of the table ``name`` up to the steps done so far."""
@@ -173,8 +176,7 @@ class Adam:
     def step(self) -> None:
         """Move every parameter by its gradient."""
         self.steps += 1
-        if self.dense is not None:
-            self.dense.step()
+        self._move_dense()
         for name, parameter in self.table_parameters.items():
             if parameter.grad is not None:
                 rows, grad = parameter.grad._indices()[0], parameter.grad._values()
@@ -185,6 +187,27 @@ class Adam:
                 )
                 for some, moving in every:
                     self.tables[name].move(some, moving, self.steps, self.rate)
+
+    @torch.no_grad()
+    def _move_dense(self) -> None:
+        """Torch's fused Adam itself: its optimizer object spends several times as long on looking after hooks."""
+        moving = {n: p.grad for n, p in self.dense_parameters.items() if p.grad is not None}
+        states = [self.dense[name] for name in moving]
+        adam(
+            [self.dense_parameters[name] for name in moving],
+            list(moving.values()),
+            *([state[kind] for state in states] for kind in ("exp_avg", "exp_avg_sq")),
+            [],
+            [state["step"] for state in states],
+            fused=True,
+            amsgrad=False,
+            maximize=False,
+            lr=self.rate,
+            beta1=BETAS[0],
+            beta2=BETAS[1],
+            eps=EPS,
+            weight_decay=self.weight_decay,
+        )
 
     def _decayed(self, table: Tensor, rows: Tensor, grad: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """All rows of a table, in slices, and their gradients with weight decay."""
@@ -200,9 +223,8 @@ class Adam:
         found: dict[str, Tensor] = {}
         if self.steps == 0:
             return found
-        for name, parameter in self.dense_parameters.items():
-            state = self._dense_state(parameter)
-            found |= {f"{key}.{name}": t.detach().cpu() for key, t in state.items()}
+        for name in self.dense_parameters:
+            found |= {f"{key}.{name}": t.cpu() for key, t in self.dense[name].items()}
         for name, rows in self.tables.items():
             found |= {f"exp_avg.{name}": rows.exp_avg.cpu(), f"exp_avg_sq.{name}": rows.exp_avg_sq.cpu()}
             found[f"step.{name}"] = rows.last.cpu()
@@ -228,20 +250,9 @@ class Adam:
             if kind == "step":
                 self.steps = max(self.steps, int(value.max()))  # every step moves some row
 
-    def _dense_state(self, parameter: Parameter) -> dict[str, Tensor]:
-        assert self.dense is not None
-        found: dict[str, Tensor] = self.dense.state[parameter]
-        return found
-
     def _slot(self, kind: str, name: str) -> Tensor:
         """Where the optimizer keeps one tensor of its state."""
         if name in self.tables:
             of_table: Tensor = getattr(self.tables[name], "last" if kind == "step" else kind)
             return of_table
-        parameter = self.dense_parameters[name]
-        state = self._dense_state(parameter)
-        if kind not in state:
-            scalar = torch.zeros((), device=parameter.device)
-            state[kind] = scalar if kind == "step" else torch.zeros_like(parameter)
-        of_dense: Tensor = state[kind]
-        return of_dense
+        return self.dense[name][kind]

@@ -11,7 +11,7 @@ Axes: M modalities, b rows, p own columns, n users, C candidates, S = p + C.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -49,9 +49,10 @@ class Cells:
         """Whole rows [..., b, S] from own [..., b, p] and shared [..., n, C]."""
         return torch.cat([own, shared[..., self.row_user, :]], dim=-1)
 
-    def flat(self, own: Tensor, shared: Tensor) -> Tensor:
-        """Both parts in one tensor [b * p + n * C], to travel."""
-        return torch.cat([own.reshape(-1), shared.reshape(-1)])
+    def flat(self, scores: Sequence[Pair]) -> Tensor:
+        """Both parts of several modalities' scores in one tensor [M, b * p + n * C], to travel; without gradient."""
+        with torch.no_grad():
+            return torch.cat([part.reshape(-1) for pair in scores for part in pair]).view(len(scores), -1)
 
     def parts(self, flat: Tensor) -> Pair:
         """The parts (own [..., b, p], shared [..., n, C]) of what :meth:`flat` made [..., b * p + n * C], as views."""

@@ -123,11 +123,14 @@ def train_step(
     """
     with threads_for(models, mesh.device) as each:
         losses = _forward_and_backward(each, models, data, rows, present, mesh, settings, meanwhile)
-        _update(each, models, mesh, settings.training.grad_clip)
+        if mesh.replicas > 1:
+            _reduce(models, mesh)
+            list(each(partial(_move, grad_clip=settings.training.grad_clip), models))
     return mesh.sum_step(losses) / data.total
 
 
 Each = Callable[..., Iterable[Any]]
+Truth = tuple[Tensor | float, Pair]  # a supervised loss and its gradient
 
 
 @contextmanager
@@ -163,12 +166,25 @@ def _forward_and_backward(
     settings: Settings,
     meanwhile: Callable[[], None],
 ) -> Tensor:
-    """Gradients of every hosted model; the losses of their rows, summed, float64 [M, 2]."""
+    """Gradients of every hosted model; the losses of their rows, summed, float64 [M, 2].
+
+    Where no other worker has a share in them, the gradients move their model at once: threads that meet less often
+    wait less.
+    """
     loss, scale, cells = settings.loss, 1 / data.total, data.cells
-    scores = list(each(lambda model, own: step_scores(model, data, own, settings), models, rows))
-    flat = torch.stack([cells.flat(*pair).detach() for pair in scores])
+
+    def judge(pair: Pair) -> Truth:
+        return truth_gradient(pair, cells, loss.supervised, scale)
+
+    def forward(model: ModalityModel, own: Sequence[ItemRows]) -> tuple[Pair, Truth | None]:
+        pair = step_scores(model, data, own, settings)
+        return pair, judge(pair) if mesh.groups == 1 else None
+
+    scores, truths = map(list, zip(*each(forward, models, rows), strict=True))
+    flat = cells.flat(scores)
     gathered = mesh.start_gather(_packed(flat, settings))
-    truths = list(each(lambda pair: truth_gradient(pair, cells, loss.supervised, scale), scores))
+    if mesh.groups > 1:  # while they travel
+        truths = list(each(judge, scores))
     meanwhile()
     judges = make_judges(
         _unpacked(gathered(), flat.dtype),
@@ -179,11 +195,13 @@ def _forward_and_backward(
     )
     losses = torch.zeros(mesh.num_modalities, 2, dtype=torch.float64, device=mesh.device)
 
-    def learn(model: ModalityModel, pair: Pair, truth: tuple[Tensor | float, Pair]) -> None:
+    def learn(model: ModalityModel, pair: Pair, truth: Truth) -> None:
         kl = add_kl_gradient(pair, judges, model.number, loss.distill_weight * scale, truth[1])
         losses[model.number, 0], losses[model.number, 1] = truth[0], kl
         model.optimizer.zero_grad()
         torch.autograd.backward(pair, truth[1])
+        if mesh.replicas == 1:
+            _move(model, settings.training.grad_clip)
 
     list(each(learn, models, scores, truths))
     return losses
@@ -198,25 +216,35 @@ def _unpacked(scores: Tensor, dtype: torch.dtype) -> Tensor:
     return scores.view(torch.bfloat16).to(dtype) if scores.dtype == torch.uint8 else scores
 
 
-def _update(each: Each, models: Sequence[ModalityModel], mesh: Mesh, grad_clip: float) -> None:
-    dense: list[Tensor] = []
-    for model in models:
-        for parameter in model.optimizer.dense_parameters.values():
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-            dense.append(parameter.grad)
-    mesh.sum_replicas(dense)
-    for model in models:
-        for table in model.optimizer.table_parameters.values():
-            own = table.new_zeros(table.shape, layout=torch.sparse_coo) if table.grad is None else table.grad
-            table.grad = mesh.sum_rows(own)
+def _gradients(model: ModalityModel) -> tuple[list[Tensor], dict[str, Tensor]]:
+    """Of dense parameters, in order, and of ID tables by name; made where the step gave none."""
+    dense, tables = [], {}
+    for parameter in model.optimizer.dense_parameters.values():
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        dense.append(parameter.grad)
+    for name, table in model.optimizer.table_parameters.items():
+        if table.grad is None:
+            table.grad = table.new_zeros(table.shape, layout=torch.sparse_coo)
+        tables[name] = table.grad
+    return dense, tables
 
-    def move(model: ModalityModel) -> None:
-        if grad_clip > 0:
-            _clip([p.grad for p in model.parameters() if p.grad is not None], grad_clip)
-        model.optimizer.step()
 
-    list(each(move, models))
+def _reduce(models: Sequence[ModalityModel], mesh: Mesh) -> None:
+    """Add the gradients up over the replicas."""
+    found = [_gradients(model) for model in models]
+    mesh.sum_replicas([gradient for dense, _ in found for gradient in dense])
+    for model, (_, tables) in zip(models, found, strict=True):
+        for name, gradient in tables.items():
+            model.optimizer.table_parameters[name].grad = mesh.sum_rows(gradient)
+
+
+def _move(model: ModalityModel, grad_clip: float) -> None:
+    """Move a model by its gradients."""
+    _gradients(model)
+    if grad_clip > 0:
+        _clip([p.grad for p in model.parameters() if p.grad is not None], grad_clip)
+    model.optimizer.step()
 
 
 def _clip(gradients: Sequence[Tensor], largest: float) -> None:

@@ -106,5 +106,4 @@ def _factors(block: Block, loop: bool, degree_scaling: bool) -> tuple[Tensor, Te
     if not degree_scaling:
         one = torch.ones_like(block.degree)
         return shift, one, one
-    up = (block.degree + (1 if loop else 0)).sqrt()
-    return shift, up, up.reciprocal()
+    return (shift, *(block.roots_with_loop if loop else block.roots))

@@ -64,6 +64,18 @@ class Block:
         """Log of :meth:`rescale`, at least 0, float [D]: each sampled edge's weight beside a self-loop."""
         return self.rescale().clamp(min=1).log()
 
+    @cached_property
+    def roots(self) -> tuple[Tensor, Tensor]:
+        """Roots of the sources' degrees [S], and one over them."""
+        root = self.degree.sqrt()
+        return root, root.reciprocal()
+
+    @cached_property
+    def roots_with_loop(self) -> tuple[Tensor, Tensor]:
+        """The same where a self-loop counts in the degree."""
+        root = (self.degree + 1).sqrt()
+        return root, root.reciprocal()
+
     def to(self, device: torch.device) -> Block:
         """The same block on a device."""
         indptr, source, degree = (
@@ -121,7 +133,7 @@ def compiled(*tensors: Tensor) -> bool:
 
 def arrays(*tensors: Tensor) -> list[Any]:
     """The tensors' own memory, for compiled loops to read and to fill."""
-    return [t.detach().numpy() for t in tensors]
+    return [t.detach().numpy() if t.requires_grad else t.numpy() for t in tensors]
 
 
 def single(t: Tensor) -> Tensor:

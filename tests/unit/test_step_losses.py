@@ -136,6 +136,6 @@ def test_flat_scores_come_apart_as_they_were() -> None:
     flat, cells, _ = problem(5, width=2)
     own, shared = cells.parts(flat)
     assert (own.shape, shared.shape) == ((MODALITIES, ROWS, 2), (MODALITIES, USERS, CANDIDATES))
-    assert torch.equal(torch.stack([cells.flat(own[m], shared[m]) for m in range(MODALITIES)]), flat)
+    assert torch.equal(cells.flat([(own[m], shared[m]) for m in range(MODALITIES)]), flat)
     rows = cells.rows(own, shared)
     assert torch.equal(rows[1, 7], torch.cat([own[1, 7], shared[1, cells.row_user[7]]]))

@@ -197,6 +197,8 @@ class OneOfTwo:
 
     everyone: Tensor
     num_modalities: int = 2
+    groups: int = 2
+    replicas: int = 1
     device: torch.device = torch.device("cpu")  # noqa: RUF009
 
     def start_gather(self, own: Tensor) -> Callable[[], Tensor]:
@@ -221,7 +223,7 @@ def test_each_modality_needs_only_the_others_scores(own: int) -> None:
     data, together = world.step(), world.models()
     rows = world.rows(data)
     scores = [step_scores(m, data, rows[m.number], world.settings) for m in together]
-    everyone = torch.stack([data.cells.flat(*pair).detach() for pair in scores])
+    everyone = data.cells.flat(scores)
     alone: Any = world.models()[own]
     train_step([alone], data, [rows[own]], None, OneOfTwo(everyone), world.settings)  # type: ignore[arg-type]
     world.train(together, data)
