@@ -3,31 +3,37 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from commands import Head, run
 
-from gnnmr_dist.config import build
-from gnnmr_dist.data.dataset import open_dataset
-from gnnmr_dist.data.synthetic import synthetic_dataset
 from gnnmr_dist.evaluate import main
-from gnnmr_dist.train import train
+from gnnmr_dist.ranking import USERS_PER_BLOCK
 
 
 @pytest.mark.ray
-def test_two_workers_write_the_same_numbers_as_none(tmp_path: Path) -> None:
-    synthetic_dataset(
-        tmp_path / "data", num_users=700, num_items=70, num_modalities=3, interactions_per_user=10
-    )
-    training = {"epochs": 1, "valid_every": 1}
-    train(open_dataset(tmp_path / "data"), str(tmp_path / "run"), build(("test", {"training": training})))
-    found = []
-    for workers in ("0", "2"):
-        options = ["--split", "test", "--num-workers", workers, "--no-baselines"]
-        assert main(["--run", str(tmp_path / "run"), *options]) == 0
-        numbers = json.loads((tmp_path / "run" / "evaluation-test.json").read_text())["rows"]
-        found.append((numbers, pq.read_table(tmp_path / "run" / "evaluation-test-users.parquet")))
-    assert found[0][0] == found[1][0]
-    assert found[0][1].equals(found[1][1])
-    assert not list((tmp_path / "run").glob(".evaluation-*"))
+def test_two_workers_write_the_same_numbers_as_none(head: Head, undisturbed: Path, tmp_path: Path) -> None:
+    """200 users are two blocks: one for each worker; each embeds one modality."""
+    output = tmp_path / "run"
+    shutil.copytree(undisturbed, output)
+    options = ["--run", str(output), "--split", "test", "--no-baselines"]
+
+    def written() -> tuple[dict[str, dict[str, float]], pq.Table]:
+        numbers = json.loads((output / "evaluation-test.json").read_text())["rows"]
+        return numbers, pq.read_table(output / "evaluation-test-users.parquet")
+
+    assert main(options) == 0
+    alone = written()
+    shutil.rmtree(output)
+    shutil.copytree(undisturbed, output)
+    ended = run([sys.executable, "-m", "gnnmr_dist.evaluate", *options, "--num-workers", "2"], head.address)
+    assert ended.code == 0, ended.err
+    together = written()
+    assert len(set(alone[1]["user"].to_pylist())) > USERS_PER_BLOCK
+    assert together[0] == alone[0]
+    assert together[1].equals(alone[1])
+    assert not list(output.glob(".evaluation-*"))

@@ -11,6 +11,7 @@ pytestmark = pytest.mark.timeout(600)
 KILLS = 4
 
 
+@pytest.mark.slow  # a kill at any other moment: test_training_on_ray.py
 def test_a_half_written_checkpoint_is_never_taken(dataset: Path, undisturbed: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
     every_step = ["--checkpoint-every-steps", "1"]

@@ -170,13 +170,15 @@ def test_a_submitted_run_trains_on_two_nodes_with_its_log_followed(
     assert_same(output, undisturbed)
 
 
-def test_bad_input_and_a_failed_run_are_told_with_their_exit_codes(
-    rehearsal: Rehearsal, dataset: Path, tmp_path: Path
-) -> None:
+def test_bad_input_is_told_with_its_exit_code(rehearsal: Rehearsal, tmp_path: Path) -> None:
     missing = submit(rehearsal, *train_command(tmp_path / "none", tmp_path / "run", "--num-workers", "2"))
     assert missing.code == 1  # Ray's own, whatever the command's: that is in the message
     assert "command failed with exit code 2" in missing.out
     assert f"error: {tmp_path / 'none'}: expected a directory, got nothing there" in missing.out
+
+
+@pytest.mark.slow
+def test_a_failed_run_is_told_with_its_exit_code(rehearsal: Rehearsal, dataset: Path, tmp_path: Path) -> None:
     options = ["--learning-rate", "1e30", "--score", "dot", "--num-workers", "0"]  # no workers: sooner over
     diverged = submit(rehearsal, *train_command(dataset, tmp_path / "run", *options))
     assert diverged.code == 1
@@ -200,6 +202,7 @@ def test_without_the_token_no_job_is_accepted(
     assert "submitted successfully" not in refused.out
 
 
+@pytest.mark.slow  # Ray tries for 20 s; that every port refuses is asked above
 def test_without_the_token_no_driver_joins(rehearsal: Rehearsal, dataset: Path, tmp_path: Path) -> None:
     variables = rehearsal.variables | {"RAY_AUTH_TOKEN": "0" * 64}
     refused = run(train_command(dataset, tmp_path / "run", "--num-workers", "2"), variables=variables)

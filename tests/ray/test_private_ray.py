@@ -40,6 +40,7 @@ def test_nothing_listens_beyond_loopback(dataset: Path, undisturbed: Path, tmp_p
     assert model_bytes(output) == model_bytes(undisturbed)
 
 
+@pytest.mark.slow  # on a Ray that is there already: test_training_on_ray.py
 def test_more_than_the_machine_has_is_refused_on_a_private_ray(dataset: Path, tmp_path: Path) -> None:
     ended = run(train_command(dataset, tmp_path / "run", "--num-workers", "1", "--use-gpu", "always"))
     assert ended.code == 2, ended.out

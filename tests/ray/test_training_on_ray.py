@@ -24,6 +24,8 @@ from commands import (
     wait_for,
 )
 
+from gnnmr_dist.train import main
+
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 
@@ -59,11 +61,13 @@ def test_four_workers_are_two_replicas_of_two_modalities(
 
 def test_a_method_in_closed_form_takes_the_same_path(head: Head, dataset: Path, tmp_path: Path) -> None:
     """Two workers fit each and rank half of the users: the bits of one process."""
-    for workers, address in (("0", None), ("2", head.address)):
-        options = ["--method", "item-knn", "--num-workers", workers]
-        ended = run(train_command(dataset, tmp_path / workers, *options), address)
-        assert (ended.code, ended.err) == (0, "")
-        assert "epoch   6/6  neighbours -1  valid Recall@20 " in ended.out
+    alone, together = (
+        train_command(dataset, tmp_path / n, "--method", "item-knn", "--num-workers", n) for n in "02"
+    )
+    assert main(alone[3:]) == 0
+    ended = run(together, head.address)
+    assert (ended.code, ended.err) == (0, "")
+    assert "epoch   6/6  neighbours -1  valid Recall@20 " in ended.out
     assert len(validations(tmp_path / "0")) == 6
     assert_same(tmp_path / "2", tmp_path / "0")
 
@@ -81,15 +85,23 @@ def test_a_worker_killed_mid_epoch_is_replaced_and_nothing_changes(
     assert_same(output, undisturbed)
 
 
-@pytest.mark.parametrize("workers", ["0", "4"])
-def test_a_killed_run_is_resumed_on_another_number_of_workers(
-    head: Head, dataset: Path, undisturbed: Path, tmp_path: Path, workers: str
-) -> None:
-    output = tmp_path / "run"
+@pytest.fixture(scope="module")
+def killed(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one worker, killed in its second epoch; to be copied before it is touched."""
+    output = tmp_path_factory.mktemp("killed") / "run"
     with started(train_command(dataset, output, "--num-workers", "1")) as process:  # with a Ray of its own
         wait_for(has_checkpoint(output, "epoch-00001-step-0000005"), process)
         kill(process)
     assert not (output / "model").exists()
+    return output
+
+
+@pytest.mark.parametrize("workers", ["0", "4"])
+def test_a_killed_run_is_resumed_on_another_number_of_workers(
+    head: Head, dataset: Path, undisturbed: Path, killed: Path, tmp_path: Path, workers: str
+) -> None:
+    output = tmp_path / "run"
+    shutil.copytree(killed, output)
     ended = run(train_command(dataset, output, "--resume", "--num-workers", workers), head.address)
     assert ended.code == 0, ended.err
     assert ", going on at epoch 2, step " in ended.out
@@ -99,12 +111,12 @@ def test_a_killed_run_is_resumed_on_another_number_of_workers(
     np.testing.assert_allclose(losses(output), losses(undisturbed), rtol=1e-5)
 
 
-@pytest.mark.parametrize("workers", ["4"])
+@pytest.mark.slow  # the same without Ray: tests/distributed/test_same_numbers.py, "m2-exploding"
 def test_a_diverging_run_stops_in_one_line_and_is_not_tried_again(
-    head: Head, dataset: Path, tmp_path: Path, workers: str
+    head: Head, dataset: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "run"
-    options = ["--learning-rate", "1e30", "--score", "dot", "--num-workers", workers]
+    options = ["--learning-rate", "1e30", "--score", "dot", "--num-workers", "4"]
     ended = run(train_command(dataset, output, *options), head.address)
     assert ended.code == 1
     assert ended.err.count("\n") == 1

@@ -213,7 +213,13 @@ def load(folder: Path) -> tuple[Graph, Relevant, Relevant]:
     )
 
 
-@pytest.mark.parametrize("reference", REFERENCES, ids=lambda reference: reference.name)
+@pytest.mark.parametrize(
+    "reference",
+    [
+        pytest.param(r, id=r.name, marks=[pytest.mark.slow] if r.name == "steam200k" else [])
+        for r in REFERENCES
+    ],
+)
 def test_reference_points(reference: Reference, data_root: Path) -> None:
     """Their item-kNN has all neighbours, whatever validation would choose."""
     graph, valid, test = load(data_root / reference.name)

@@ -231,6 +231,7 @@ def growth_mebibytes(folder: Path, id_tables: str) -> float:
     return float(run.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc/PID/status is Linux's")
 def test_anonymous_memory_does_not_grow_with_mapped_tables(tmp_path: Path) -> None:
     table = 180_000 * (12 * 64 + 4) / 2**20
