@@ -196,7 +196,8 @@ class Adam:
         adam(
             [self.dense_parameters[name] for name in moving],
             list(moving.values()),
-            *([state[kind] for state in states] for kind in ("exp_avg", "exp_avg_sq")),
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
             [],
             [state["step"] for state in states],
             fused=True,
