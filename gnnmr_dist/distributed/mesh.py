@@ -176,7 +176,8 @@ class Mesh:
         wishes = losses.new_tensor([heard == Wish.MOVE, heard == Wish.END])
         together = torch.cat([losses.reshape(-1), wishes])
         dist.all_reduce(together)
-        *_, move, end = together = together.cpu()
+        together = together.cpu()
+        move, end = together[-2:].tolist()
         self.notice.agreed = Wish.END if end > 0 else Wish.MOVE if move > 0 else Wish.GO_ON
         return together[:-2].view_as(losses)
 
