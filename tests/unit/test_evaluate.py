@@ -15,7 +15,8 @@ from gnnmr_dist.evaluate import METRICS, evaluate_run, main
 from gnnmr_dist.loaded import LoadedRun, Protocol
 from gnnmr_dist.reporting import markdown_table
 
-ROWS = ["text", "image", "audio", "category", "m5", "concatenation", "average", "aligned-average", "fused"]
+MEMBERS = ["text", "image", "audio", "category", "m5"]
+ROWS = [*MEMBERS, "concatenation", "average", "aligned-average", "linear-peer", "fused"]
 BASELINES = ["popularity", "item-knn", "ease"]
 
 

@@ -146,6 +146,7 @@ def test_protocols_that_cannot_work(loaded: LoadedRun, protocol: Protocol, messa
 
 def test_an_unknown_row(loaded: LoadedRun) -> None:
     with pytest.raises(
-        InputError, match=r"row: expected one of text, image, .*aligned-average, fused, got 'smell'"
+        InputError,
+        match=r"row: expected one of text, image, .*aligned-average, linear-peer, fused, got 'smell'",
     ):
         loaded.scorer("smell")

@@ -211,8 +211,8 @@ class OneOfTwo:
     def sum_rows(self, gradient: Tensor) -> Tensor:
         return gradient
 
-    def sum_world(self, t: Tensor) -> None:
-        pass
+    def sum_step(self, losses: Tensor) -> Tensor:
+        return losses
 
 
 @pytest.mark.parametrize("own", [0, 1])
