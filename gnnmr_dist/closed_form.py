@@ -57,7 +57,7 @@ def _try_values(session: Session, hooks: Hooks) -> None:
         end_epoch(session, hooks, record, metrics)
         session.mesh.sum_step(torch.zeros(1, dtype=torch.float64, device=session.mesh.device))
         if (wish := session.mesh.notice.agreed) and state.finished is None:
-            raise Stopped(f"asked to {wish.name.lower()} after {state.epoch} values")
+            raise Stopped(f"asked to {wish.name.lower()} after value {state.epoch}")
 
 
 def value_on(valid: Relevant, scorer: Scorer, graph: Graph, metric: str) -> float:

@@ -21,7 +21,7 @@ from gnnmr_dist.distributed.mesh import Mesh, shares
 from gnnmr_dist.ensemble import aligned_average, average, concatenation, procrustes_rotation
 from gnnmr_dist.inference import ROWS_AT_ONCE, embed_all, embed_unlinked_items
 from gnnmr_dist.members import Member
-from gnnmr_dist.metrics import MetricSums, rank_metrics
+from gnnmr_dist.metrics import cover, mean_metrics, rank_metrics
 from gnnmr_dist.models.encoder import Network, score_vectors
 from gnnmr_dist.models.id_tables import Maker
 from gnnmr_dist.ranking import (
@@ -215,18 +215,11 @@ def evaluate(
         ranked, _ = rank_top_k(scorer, users, seen, max(ks), also_masked=also_masked, block=block)
         values = rank_metrics(ranked, relevant.items.select(positions), ks, counts)
         own.append(np.stack(list(values.values()), axis=1))
-        _cover(covered, ranked, ks)
+        cover(covered, ranked, ks)
     names = tuple(values)
     mine = torch.from_numpy(np.concatenate(own)).to(mesh.device)
     per_user = torch.cat(mesh.gather_world(mine)).cpu().numpy()
     total = torch.from_numpy(covered).to(mesh.device)
     mesh.sum_world(total)
-    sums = MetricSums(names, tuple(ks), per_user.sum(axis=0), relevant.users.size, total.cpu().numpy() > 0)
-    return RowResult(sums.result(), dict(zip(names, per_user.T, strict=True)))
-
-
-def _cover(covered: npt.NDArray[np.int32], ranked: Int64Array, ks: Sequence[int]) -> None:
-    """Set to 1 in ``covered`` [len(ks), I] what ``ranked`` [n, K] shows at each cut-off."""
-    for row, k in zip(covered, ks, strict=True):
-        shown = ranked[:, :k]
-        row[shown[shown >= 0]] = 1
+    means = mean_metrics(names, per_user.sum(axis=0), relevant.users.size, ks, total.cpu().numpy() > 0)
+    return RowResult(means, dict(zip(names, per_user.T, strict=True)))

@@ -6,7 +6,6 @@ Axes: n users, K cut-off (``ks`` lists several), I items. Definitions and formul
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -92,63 +91,33 @@ def _mean_popularity(ranked: Int64Array, item_counts: npt.NDArray[np.integer]) -
     return np.asarray(counts / np.maximum(real.sum(axis=1), 1))
 
 
-@dataclass(frozen=True, eq=False)
-class MetricSums:
-    """What one shard of users adds to the result; shards merge by addition and OR, in any order.
-
-    ``sums`` float64 [len(names)]: sums over the counted users; ``num_users``: how many were counted;
-    ``covered`` bool [len(ks), I]: items recommended to any counted user at each cut-off.
-    """
-
-    names: tuple[str, ...]
-    ks: tuple[int, ...]
-    sums: FloatArray
-    num_users: int
-    covered: BoolArray
-
-    def merge(self, other: MetricSums) -> MetricSums:
-        """Both shards together.
-
-        Raises:
-            ValueError: the shards hold different metrics, cut-offs or catalogues.
-        """
-        same = (self.names, self.ks, self.covered.shape) == (other.names, other.ks, other.covered.shape)
-        if not same:
-            raise ValueError("shards hold different metrics, cut-offs or catalogues")
-        sums, num_users = self.sums + other.sums, self.num_users + other.num_users
-        return MetricSums(self.names, self.ks, sums, num_users, self.covered | other.covered)
-
-    def result(self) -> dict[str, float]:
-        """Mean of every metric over the counted users, and ``Coverage@K`` = covered items / I.
-
-        Raises:
-            ValueError: no user was counted, so no mean exists.
-        """
-        if self.num_users == 0:
-            raise ValueError("no user has a relevant item: nothing to average")
-        means = dict(zip(self.names, (self.sums / self.num_users).tolist(), strict=True))
-        shares = self.covered.mean(axis=1).tolist()
-        return means | {f"Coverage@{k}": share for k, share in zip(self.ks, shares, strict=True)}
-
-
-def metric_sums(
-    ranked: Int64Array,
-    relevant: ItemLists,
-    ks: Sequence[int],
-    item_counts: npt.NDArray[np.integer],
-) -> MetricSums:
-    """The sums of one shard of users: :func:`rank_metrics` summed over users with at least one relevant item.
-
-    Shapes as there; ``item_counts`` [I] also tells the size of the catalogue. Raises ValueError as there.
-    """
-    metrics = rank_metrics(ranked, relevant, ks, item_counts)
-    counted = relevant.counts() > 0
-    covered = np.zeros((len(ks), item_counts.size), np.bool_)
+def cover(covered: npt.NDArray[np.int32], ranked: Int64Array, ks: Sequence[int]) -> None:
+    """Set to 1 in ``covered`` [len(ks), I] what ``ranked`` [n, K] (-1 = padding) shows at each cut-off."""
     for row, k in zip(covered, ks, strict=True):
-        shown = ranked[counted, :k]
-        row[shown[shown >= 0]] = True
-    sums = np.array([values[counted].sum() for values in metrics.values()])
-    return MetricSums(tuple(metrics), tuple(ks), sums, int(counted.sum()), covered)
+        shown = ranked[:, :k]
+        row[shown[shown >= 0]] = 1
+
+
+def mean_metrics(
+    names: Sequence[str], sums: FloatArray, num_users: int, ks: Sequence[int], covered: BoolArray
+) -> dict[str, float]:
+    """Mean of every metric over the counted users, and ``Coverage@K`` = covered items / I.
+
+    Args:
+        names: of the metrics.
+        sums: float64 [len(names)], over the counted users.
+        num_users: how many were counted.
+        ks: cut-offs.
+        covered: [len(ks), I], items recommended to any counted user at each cut-off.
+
+    Raises:
+        ValueError: no user was counted, so no mean exists.
+    """
+    if num_users == 0:
+        raise ValueError("no user has a relevant item: nothing to average")
+    means = dict(zip(names, (sums / num_users).tolist(), strict=True))
+    shares = covered.mean(axis=1).tolist()
+    return means | {f"Coverage@{k}": share for k, share in zip(ks, shares, strict=True)}
 
 
 def per_user_table(users: Int64Array, relevant: ItemLists, metrics: Mapping[str, FloatArray]) -> pa.Table:

@@ -17,14 +17,13 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 from pyarrow import fs
 
 from gnnmr_dist.errors import InputError, bad_input, holds_password
 
-T = TypeVar("T")
 Address = str | os.PathLike[str]
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _AT_ONCE = 1 << 20  # bytes

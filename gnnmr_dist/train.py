@@ -120,11 +120,11 @@ def train(
 
             finished = _work(dataset, run, settings, start, show, begin)
         close(run, settings, finished)
-    if closed:
-        for name, choice in choices_of(open_run(run.address, dataset.path)).items():
-            print(f"{name}: {choice}")
-    elif settings.model.linear_peer:
-        _fuse(run, dataset)
+        if closed:
+            for name, choice in choices_of(open_run(run.address, dataset.path)).items():
+                print(f"{name}: {choice}")
+        elif settings.model.linear_peer:
+            _fuse(run, dataset)
     print(f"next: python -m gnnmr_dist.evaluate --run {shlex.quote(run.address)} --split test")
 
 
@@ -164,17 +164,9 @@ def _noted(run: RunDirectory, dataset: str) -> Iterator[None]:
         raise
     except Stopped as stopped:
         run.note("interrupted", str(stopped))
-        again = [
-            "python",
-            "-m",
-            "gnnmr_dist.train",
-            "--dataset",
-            dataset,
-            "--output",
-            run.address,
-            "--resume",
-        ]
-        raise Stopped(f"{stopped}; state saved; {shlex.join(again)} goes on") from None
+        where = shlex.join(["--dataset", dataset, "--output", run.address])
+        again = f"python -m gnnmr_dist.train {where} --resume"
+        raise Stopped(f"{stopped}; state saved; {again} goes on") from None
     except BaseException as error:
         with suppress(OSError):
             if run.status().get("status") == "training":

@@ -205,11 +205,6 @@ class Mesh:
         dist.all_gather(slots, padded, group=axis)
         return [slot[: int(n)] for slot, n in zip(slots, lengths, strict=True)]
 
-    def barrier(self) -> None:
-        """Wait until every worker is here."""
-        if self.world_size > 1:
-            self.sum_world(torch.zeros(1, device=self.device))
-
 
 def local_device(use_gpu: str = "auto") -> torch.device:
     """The device of a process without Ray: the GPU if there is one and ``use_gpu`` is not "never".

@@ -34,7 +34,6 @@ COLLECTIVES: dict[str, Callable[[Mesh], object]] = {
     "sum_world": lambda mesh: mesh.sum_world(torch.ones(2)),
     "sum_step": lambda mesh: mesh.sum_step(torch.ones(2, 2, dtype=torch.float64)),
     "gather_world": lambda mesh: mesh.gather_world(torch.ones(2)),
-    "barrier": lambda mesh: mesh.barrier(),
     "replicas: sum_replicas": lambda mesh: mesh.sum_replicas([torch.ones(2)]),
     "replicas: sum_rows": lambda mesh: mesh.sum_rows(rows()),
 }

@@ -13,17 +13,21 @@ from namespaces import PREFIX, inside, ip, network, node, requires_namespaces
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 
+def node_variables() -> dict[str, str]:
+    return {
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",
+        "GLOO_SOCKET_IFNAME": "eth0",
+    }
+
+
 @pytest.mark.slow
 def test_a_lost_node_is_replaced_and_nothing_changes(
     dataset: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
     requires_namespaces()
     output = tmp_path / "run"
-    variables = {
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",
-        "GLOO_SOCKET_IFNAME": "eth0",
-    }
+    variables = node_variables()
     with ExitStack() as stack:
         names = stack.enter_context(network(2))
         stack.enter_context(node(names[0], 0, variables))
@@ -48,11 +52,7 @@ def test_a_node_cut_off_the_network_is_given_up_and_cannot_meddle(
     """Its processes live on and still reach the storage; the others notice within the timeout."""
     requires_namespaces()
     output = tmp_path / "run"
-    variables = {
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",
-        "GLOO_SOCKET_IFNAME": "eth0",
-    }
+    variables = node_variables()
     with ExitStack() as stack:
         names = stack.enter_context(network(3))
         stack.enter_context(node(names[0], 0, variables))

@@ -20,9 +20,10 @@ from gnnmr_dist.closed_form import choose, value_on
 from gnnmr_dist.config import build
 from gnnmr_dist.data.dataset import Dataset, Interactions
 from gnnmr_dist.data.graph import build_graph
-from gnnmr_dist.errors import InputError
+from gnnmr_dist.errors import InputError, Stopped
 from gnnmr_dist.evaluation import relevant_items
 from gnnmr_dist.fitting import Session
+from gnnmr_dist.notice import Notice, Wish
 from gnnmr_dist.recommend import main as recommend
 from gnnmr_dist.runs import OneProcessHooks, RunDirectory
 from gnnmr_dist.train import main, train
@@ -119,6 +120,20 @@ def test_a_killed_run_goes_on_with_the_values_that_are_left(
     assert main([*options, "--epochs", "200"]) == 0  # nothing is left to try
     assert tuple(fitted) == method.values[2:]
     kept, expected = (RunDirectory(path).model() for path in (str(tmp_path / "run"), runs["item-knn"].path))
+    assert kept.files == expected.files
+
+
+def test_a_wish_to_end_is_heeded_after_the_value_and_resumed(
+    runs: dict[str, gnnmr.Run], dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = str(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(Notice, "heard", lambda _: Wish.END)
+        with pytest.raises(Stopped, match=r"^asked to end after value 1; state saved; python -m .* goes on$"):
+            train(dataset, output, build(("test", {"model": {"method": "ease"}})))
+    assert RunDirectory(output).status()["status"] == "interrupted"
+    assert main(["--dataset", dataset.path, "--output", output, "--resume"]) == 0
+    kept, expected = (RunDirectory(path).model() for path in (output, runs["ease"].path))
     assert kept.files == expected.files
 
 

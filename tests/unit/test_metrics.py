@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch_geometric import metrics as pyg
 
-from gnnmr_dist.metrics import MetricSums, metric_sums, per_user_table, rank_metrics
+from gnnmr_dist.metrics import cover, mean_metrics, per_user_table, rank_metrics
 from gnnmr_dist.ranking import ItemLists, item_lists
 
 
@@ -78,6 +78,15 @@ def test_equals_plain_python(seed: int, n: int, num_items: int, k: int) -> None:
             assert values[j] == pytest.approx(expected, nan_ok=True), name
 
 
+def means(ranked: np.ndarray, relevant: ItemLists, ks: list[int], counts: np.ndarray) -> dict[str, float]:
+    """Of the users with a relevant item, put together as :func:`gnnmr_dist.evaluation.evaluate` does."""
+    values, counted = rank_metrics(ranked, relevant, ks, counts), relevant.counts() > 0
+    covered = np.zeros((len(ks), counts.size), np.int32)
+    cover(covered, ranked[counted], ks)
+    sums = np.array([own[counted].sum() for own in values.values()])
+    return mean_metrics(list(values), sums, int(counted.sum()), ks, covered > 0)
+
+
 @pytest.mark.parametrize("k", [1, 5, 10])
 def test_equals_pyg(k: int) -> None:
     num_items = 60
@@ -85,7 +94,7 @@ def test_equals_pyg(k: int) -> None:
     rows[4], rows[9] = [], []
     relevant = lists(rows)
     counts = np.random.default_rng(0).integers(0, 50, num_items)
-    result = metric_sums(ranked, relevant, [k], counts).result()
+    result = means(ranked, relevant, [k], counts)
     user, item = relevant.pairs(np.arange(200))
     edges = torch.from_numpy(np.stack([user, item]))
     counted = relevant.counts() > 0
@@ -107,22 +116,9 @@ def test_equals_pyg(k: int) -> None:
         assert result[f"{name}@{k}"] == pytest.approx(float(oracle.compute()), rel=1e-5), name
 
 
-@given(seed=st.integers(0, 2**31), cut=st.integers(0, 9))
-def test_shards_of_unequal_size_merge_to_the_whole(seed: int, cut: int) -> None:
-    ranked, rows = random_case(seed, 9, 15, 4)
-    rows[0] = [2]
-    counts = np.arange(15)
-
-    def part(a: int, b: int) -> MetricSums:
-        return metric_sums(ranked[a:b], lists(rows[a:b]), [1, 4], counts)
-
-    merged = part(cut, 9).merge(part(0, cut)).result()
-    assert merged == pytest.approx(part(0, 9).result(), rel=1e-12)
-
-
 def test_coverage_counts_only_users_with_a_test_item_and_no_padding() -> None:
     ranked = np.array([[0, -1], [1, 2], [0, 3]])
-    result = metric_sums(ranked, lists([[0], [], [1]]), [1, 2], np.ones(5, np.int64)).result()
+    result = means(ranked, lists([[0], [], [1]]), [1, 2], np.ones(5, np.int64))
     assert result["Coverage@1"] == pytest.approx(1 / 5)
     assert result["Coverage@2"] == pytest.approx(2 / 5)
     assert result["Recall@2"] == pytest.approx(1 / 2)
@@ -135,10 +131,8 @@ def test_refusals() -> None:
     for ks in ([0], [3], []):
         with pytest.raises(ValueError, match="cut-offs"):
             rank_metrics(ranked, relevant, ks)
-    with pytest.raises(ValueError, match="different"):
-        metric_sums(ranked, relevant, [1], counts).merge(metric_sums(ranked, relevant, [2], counts))
     with pytest.raises(ValueError, match="nothing to average"):
-        metric_sums(ranked, lists([[]]), [1], counts).result()
+        means(ranked, lists([[]]), [1], counts)
 
 
 def test_per_user_table_has_nulls_for_users_not_counted() -> None:
