@@ -11,13 +11,21 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse as sp
-import torch
 from torch import Tensor
 
 from gnnmr_dist.data.graph import Graph
+from gnnmr_dist.ease import (
+    COLUMNS_PER_BLOCK,
+    MEMORY_LIMIT,
+    BaselineSkipped,
+    ItemWeightScorer,
+    ease_too_large,
+    fit_ease,
+    limited,
+    train_matrix,
+)
 from gnnmr_dist.ranking import (
     Float32Array,
-    Float64Array,
     Int64Array,
     Scorer,
     popularity_offset,
@@ -30,19 +38,6 @@ EASE_GRID = (10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0)
 NEIGHBOURS = (10.0, 20.0, 50.0, 100.0, 200.0, -1.0)
 """Numbers of item-kNN's neighbours tried on validation; -1 = all."""
 
-MEMORY_LIMIT = 4 << 30
-"""Bytes that the dense matrices of one baseline may take, unless told otherwise."""
-
-COLUMNS_PER_BLOCK = 1024
-"""Items whose dense columns are held at once while fitting."""
-
-
-@dataclass(frozen=True)
-class BaselineSkipped:
-    """Why a baseline was left out, in one sentence."""
-
-    reason: str
-
 
 @dataclass(frozen=True)
 class PopularityScorer:
@@ -53,37 +48,6 @@ class PopularityScorer:
     def scores(self, users: Int64Array) -> Tensor:
         """Float32 [n, I]: the same row n times."""
         return self.item_scores.repeat(users.size, 1)
-
-
-@dataclass(frozen=True)
-class ItemWeightScorer:
-    """scores = X_u ``weights`` + ``item_offset``; ``train`` is X, ``weights`` float32 [I, I], offset [I]."""
-
-    train: sp.csr_matrix
-    weights: Float32Array
-    item_offset: Tensor
-
-    def scores(self, users: Int64Array) -> Tensor:
-        """Float32 [n, I]; costs I additions per train interaction of the users."""
-        return torch.from_numpy(self.train[users] @ self.weights) + self.item_offset
-
-
-@dataclass(frozen=True)
-class UserWeightScorer:
-    """scores = X_u - (K_u X) / d + ``item_offset``: EASE through the users' Gram matrix.
-
-    ``train`` is X, ``kernel`` K float32 [U, U], ``diagonal`` d float32 [I], offset [I]; see :func:`fit_ease`.
-    """
-
-    train: sp.csr_matrix
-    kernel: Float32Array
-    diagonal: Float32Array
-    item_offset: Tensor
-
-    def scores(self, users: Int64Array) -> Tensor:
-        """Float32 [n, I]; costs n additions per train interaction of anybody."""
-        projected = (self.train.T @ self.kernel[users].T).T
-        return torch.from_numpy(self.train[users] - projected / self.diagonal) + self.item_offset
 
 
 def fit_popularity(graph: Graph) -> PopularityScorer:
@@ -108,7 +72,7 @@ def fit_item_knn(
         raise ValueError(f"neighbours must be positive, got {neighbours}")
     if skipped := _item_knn_too_large(graph, memory_limit):
         return skipped
-    train = _train_matrix(graph)
+    train = train_matrix(graph)
     norm = np.sqrt(np.maximum(train_counts(graph), 1))
     unit = (train @ sp.diags_array(1.0 / norm)).tocsc()
     weights = np.empty((graph.num_items, graph.num_items), np.float32)
@@ -120,44 +84,6 @@ def fit_item_knn(
             _keep_largest(cosine, neighbours)
         weights[:, start:stop] = cosine.T
     return ItemWeightScorer(train.astype(np.float32), weights, popularity_offset(graph))
-
-
-def fit_ease(
-    graph: Graph,
-    l2: float,
-    *,
-    user_power: float = 0.0,
-    item_power: float = 0.0,
-    memory_limit: int = MEMORY_LIMIT,
-) -> ItemWeightScorer | UserWeightScorer | BaselineSkipped:
-    """EASE (Steck 2019, "Embarrassingly Shallow Autoencoders for Sparse Data"): scores = X_u B.
-
-    B minimises ||X - X B||_F^2 + l2 ||B||_F^2 with zero diagonal: B = I - P diag(1 / diag P) with
-    P = (X^T X + l2 I)^-1. With fewer users than items the same scores come from K = (X X^T + l2 I)^-1 [U, U],
-    as X P = K X (Woodbury): scores = X_u - (K_u X) / d with d_j = P_jj = (1 - x_j^T K x_j) / l2.
-    Cholesky in float64; then P in float32 (weights within 2e-6 of float64 at l2 = 10, 5,155 items; half the
-    time), K in float64 because d is a difference. :class:`BaselineSkipped` where the smaller of U and I needs
-    more than ``memory_limit`` bytes: 24 per entry of the squared side (Gram matrix, factor, inverse).
-
-    Powers other than 0 normalise by degrees first, as GF-CF (Shen et al. 2021) does before its filter: with
-    Y = D_u^(-user_power / 2) X D_i^-item_power, B = D_i^-item_power S D_i^item_power, where S is EASE's solution for Y
-    and l2 is scaled by ||Y||_F^2 / ||X||_F^2. So a user with many interactions counts less for each, and an item's
-    popularity is partly left to the offset.
-
-    Raises:
-        ValueError: l2 is not positive.
-    """
-    if l2 <= 0:
-        raise ValueError(f"l2 must be positive, got {l2}")
-    if skipped := ease_too_large(graph, memory_limit):
-        return skipped
-    train, (users, items) = _train_matrix(graph), _degree_scales(graph, user_power, item_power)
-    scaled = (sp.diags_array(1 / users) @ train @ sp.diags_array(1 / items)).tocsr()
-    if train.nnz:
-        l2 *= float((scaled.data**2).sum()) / train.nnz
-    if graph.num_items <= graph.num_users:
-        return _ease_by_items(train, scaled, items, l2, popularity_offset(graph))
-    return _ease_by_users(train, scaled, users, l2, popularity_offset(graph))
 
 
 TooLarge = Callable[[Graph, int], BaselineSkipped | None]
@@ -175,6 +101,10 @@ class ClosedForm:
     values: tuple[float, ...]
     fit: Callable[[Graph, float], Scorer | BaselineSkipped]
     too_large: TooLarge
+
+    def skipped(self, graph: Graph, limit: int = MEMORY_LIMIT) -> BaselineSkipped | None:
+        """Why it has no room on this graph; None where it has."""
+        return self.too_large(graph, limit)
 
     def named(self, value: float) -> dict[str, float]:
         """The value under its name; nothing where nothing is chosen."""
@@ -202,13 +132,7 @@ def _never_too_large(graph: Graph, limit: int) -> None:
 
 def _item_knn_too_large(graph: Graph, limit: int) -> BaselineSkipped | None:
     size = graph.num_items
-    return _limited("item-kNN", f"{size} x {size} similarities", 4 * size**2, limit)
-
-
-def ease_too_large(graph: Graph, limit: int = MEMORY_LIMIT) -> BaselineSkipped | None:
-    """Why :func:`fit_ease` would be skipped on this graph; None where it has room."""
-    side = min(graph.num_users, graph.num_items)
-    return _limited("EASE", f"a {side} x {side} Gram matrix", 24 * side**2, limit)
+    return limited("item-kNN", f"{size} x {size} similarities", 4 * size**2, limit)
 
 
 CLOSED_FORM = {
@@ -226,56 +150,3 @@ def _keep_largest(rows: Float32Array, count: int) -> None:
         equal = np.flatnonzero(rows[row] == cut[row])
         rows[row, equal[count - int((rows[row] > cut[row]).sum()) :]] = 0.0
     rows[rows < cut] = 0.0
-
-
-def _train_matrix(graph: Graph) -> sp.csr_matrix:
-    items = graph.indices[: graph.num_edges] - graph.num_users
-    indptr = graph.indptr[: graph.num_users + 1]
-    shape = (graph.num_users, graph.num_items)
-    return sp.csr_matrix((np.ones(items.size), items, indptr), shape=shape)
-
-
-def _regularised_inverse(gram: sp.csr_matrix, l2: float, dtype: torch.dtype) -> Tensor:
-    """(gram + l2 I)^-1, inverted in ``dtype`` from a factor of float64."""
-    dense = torch.from_numpy(gram.toarray())
-    dense.diagonal().add_(l2)
-    return torch.cholesky_inverse(torch.linalg.cholesky(dense).to(dtype))
-
-
-def _degree_scales(graph: Graph, user_power: float, item_power: float) -> tuple[Float64Array, Float64Array]:
-    """D_u^(user_power / 2) [U] and D_i^item_power [I]; degree 0 counts as 1."""
-    degrees = np.maximum(graph.degree(), 1).astype(np.float64)
-    return degrees[: graph.num_users] ** (user_power / 2), degrees[graph.num_users :] ** item_power
-
-
-def _ease_by_items(
-    train: sp.csr_matrix, scaled: sp.csr_matrix, scale: Float64Array, l2: float, offset: Tensor
-) -> ItemWeightScorer:
-    """``scaled`` is Y, ``scale`` D_i^item_power [I]."""
-    weights = _regularised_inverse(scaled.T @ scaled, l2, torch.float32)
-    weights /= -weights.diagonal().clone()
-    weights.diagonal().zero_()
-    factor = torch.from_numpy(scale.astype(np.float32))
-    weights.mul_(factor).div_(factor[:, None])
-    return ItemWeightScorer(train.astype(np.float32), weights.numpy(), offset)
-
-
-def _ease_by_users(
-    train: sp.csr_matrix, scaled: sp.csr_matrix, scale: Float64Array, l2: float, offset: Tensor
-) -> UserWeightScorer:
-    """``scaled`` is Y, ``scale`` W = D_u^(user_power / 2) [U]: X_u - (W_u K_u W^-1 X) / d, as items' scales cancel."""
-    kernel = _regularised_inverse(scaled @ scaled.T, l2, torch.float64).numpy()
-    columns = scaled.tocsc()
-    diagonal = np.empty(train.shape[1])
-    for start in range(0, diagonal.size, COLUMNS_PER_BLOCK):
-        block = columns[:, start : start + COLUMNS_PER_BLOCK].toarray()
-        diagonal[start : start + COLUMNS_PER_BLOCK] = 1.0 - (block * (kernel @ block)).sum(axis=0)
-    kernel *= scale[:, None] / scale
-    single = (kernel.astype(np.float32), (diagonal / l2).astype(np.float32))
-    return UserWeightScorer(train.astype(np.float32), *single, offset)
-
-
-def _limited(name: str, what: str, needed: int, limit: int) -> BaselineSkipped | None:
-    if needed <= limit:
-        return None
-    return BaselineSkipped(f"{name} skipped: {what} need {needed >> 20} MiB, the limit is {limit >> 20} MiB")

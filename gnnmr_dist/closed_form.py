@@ -13,10 +13,11 @@ from dataclasses import dataclass
 
 import torch
 
-from gnnmr_dist.baselines import CLOSED_FORM, MEMORY_LIMIT, BaselineSkipped
+from gnnmr_dist.baselines import CLOSED_FORM
 from gnnmr_dist.data.dataset import Dataset
 from gnnmr_dist.data.graph import Graph
 from gnnmr_dist.distributed.mesh import one_process
+from gnnmr_dist.ease import MEMORY_LIMIT, BaselineSkipped
 from gnnmr_dist.errors import Stopped
 from gnnmr_dist.evaluation import Relevant, RowResult, evaluate, relevant_items
 from gnnmr_dist.fitting import Hooks, Record, Session, end_epoch, fit, judge
@@ -88,7 +89,7 @@ def choose(
         ValueError: there are no values, one is out of range, or no user has a validation item.
     """
     method, best = CLOSED_FORM[name], None
-    if skipped := method.too_large(graph, memory_limit):
+    if skipped := method.skipped(graph, memory_limit):
         return skipped
     for value in method.values if values is None else values:
         scorer = method.fit(graph, value)

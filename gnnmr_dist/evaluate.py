@@ -16,10 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gnnmr_dist import storage
-from gnnmr_dist.baselines import CLOSED_FORM, BaselineSkipped
+from gnnmr_dist.baselines import CLOSED_FORM
 from gnnmr_dist.checkpoint import versions
 from gnnmr_dist.cli import Parser, guarded
 from gnnmr_dist.closed_form import choices_of, evaluate_baselines
+from gnnmr_dist.ease import BaselineSkipped
 from gnnmr_dist.errors import InputError, bad_input
 from gnnmr_dist.evaluation import RowResult
 from gnnmr_dist.fusion import FUSED, LINEAR

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from gnnmr_dist.baselines import CLOSED_FORM, MEMORY_LIMIT
+from gnnmr_dist.baselines import CLOSED_FORM
 from gnnmr_dist.checkpoint import Checkpoint, FitState, RunInfo, resumed_state, versions
 from gnnmr_dist.config import Settings
 from gnnmr_dist.data.ahead import Upcoming
@@ -121,7 +121,7 @@ def check_settings(dataset: Dataset, settings: Settings) -> None:
     if largest > most:
         raise InputError(f"ks: expected cut-offs up to the number of items, {most}, got {largest}")
     method = CLOSED_FORM.get(settings.model.method)
-    if method is not None and (skipped := method.too_large(dataset.graph, MEMORY_LIMIT)):
+    if method is not None and (skipped := method.skipped(dataset.graph)):
         raise InputError(f"method: expected one that fits in memory, got {skipped.reason}")
     check_scratch(settings.cluster)
     make_sampler(dataset.graph, settings.sampling, settings.training.seed)

@@ -1,19 +1,20 @@
 """Late fusion with a linear peer: the networks' ensemble and a linear item-item model, weighted on validation.
 
-The linear peer is EASE normalised by degrees (:func:`gnnmr_dist.baselines.fit_ease`). It holds what no embedding of d
-numbers can: which items go with which, one by one. Networks see features and paths. Their errors differ, so the sum is
-better than both. Axes: U users, I items, n users asked for, M members.
+The linear peer is EASE normalised by degrees and with the items' features (:func:`gnnmr_dist.ease.fit_ease`). It holds
+what no embedding of d numbers can: which items go with which, one by one. Networks see paths. Their errors differ, so
+the sum is better than both. Axes: U users, I items, F feature columns, n users asked for, M members.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import scipy.sparse as sp
 from torch import Tensor
 from torch.nn import functional
 
-from gnnmr_dist.baselines import BaselineSkipped, fit_ease
 from gnnmr_dist.data.graph import Graph
+from gnnmr_dist.ease import BaselineSkipped, fit_ease
 from gnnmr_dist.ranking import EmbeddingScorer, Int64Array, Scorer
 
 FUSED = "fused"
@@ -22,17 +23,18 @@ FUSED = "fused"
 LINEAR = "linear-peer"
 """Row of the results: the linear peer alone."""
 
-WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0, 12.0)
+WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0, 30.0, 50.0, 100.0)
 """Weights of the linear peer against one network, tried on validation."""
 
 
 @dataclass(frozen=True)
 class LinearPeer:
-    """The arguments of :func:`gnnmr_dist.baselines.fit_ease` that validation chose."""
+    """The arguments of :func:`gnnmr_dist.ease.fit_ease` that validation chose."""
 
     l2: float
     user_power: float = 0.0
     item_power: float = 0.0
+    feature_weight: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,19 @@ class Fusion:
     weight: float
 
 
-def fit_linear_peer(graph: Graph, peer: LinearPeer) -> Scorer:
-    """The scorer of a linear peer, fitted on train; only where :func:`choose_linear_peer` found room for its matrix."""
-    scorer = fit_ease(graph, peer.l2, user_power=peer.user_power, item_power=peer.item_power)
+def fit_linear_peer(graph: Graph, peer: LinearPeer, features: sp.csr_matrix | None) -> Scorer:
+    """The scorer of a linear peer, fitted on train; only where :func:`choose_linear_peer` found room for its matrix.
+
+    ``features`` [I, F] are those that it was chosen with; not looked at where its ``feature_weight`` is 0.
+    """
+    scorer = fit_ease(
+        graph,
+        peer.l2,
+        user_power=peer.user_power,
+        item_power=peer.item_power,
+        features=features if peer.feature_weight else None,
+        feature_weight=peer.feature_weight,
+    )
     assert not isinstance(scorer, BaselineSkipped)
     return scorer
 

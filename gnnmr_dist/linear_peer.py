@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from gnnmr_dist.baselines import EASE_GRID, BaselineSkipped, ease_too_large
+import scipy.sparse as sp
+
+from gnnmr_dist.baselines import EASE_GRID
 from gnnmr_dist.closed_form import value_on
 from gnnmr_dist.data.graph import Graph
+from gnnmr_dist.ease import BaselineSkipped, ease_too_large
 from gnnmr_dist.evaluation import Relevant, relevant_items
 from gnnmr_dist.fusion import WEIGHTS, FusedScorer, Fusion, LinearPeer, fit_linear_peer
 from gnnmr_dist.loaded import LoadedRun
+from gnnmr_dist.members import item_features, modalities_of
 from gnnmr_dist.ranking import EmbeddingScorer, Scorer
 
 NORMALISATIONS = ((0.0, 0.0), (0.5, 0.2))
@@ -20,17 +24,22 @@ NORMALISATIONS = ((0.0, 0.0), (0.5, 0.2))
 FIRST_L2 = 100.0
 """Where the search for l2 begins."""
 
-_CHOSEN: dict[tuple[str, str], LinearPeer] = {}
-"""Linear peers by data digest and metric: they depend on nothing else, and choosing takes a minute for 5,000 items."""
+FEATURE_WEIGHTS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+"""Weights of the items' features that the search climbs."""
+
+_CHOSEN: dict[tuple[str, ...], LinearPeer] = {}
+"""Linear peers by data digest, metric and modalities: they depend on nothing else, and choosing takes a minute or two
+for 5,000 items."""
 
 
 def choose_linear_peer(
-    graph: Graph, valid: Relevant, *, metric: str = "Recall@20"
+    graph: Graph, valid: Relevant, features: sp.csr_matrix | None, *, metric: str = "Recall@20"
 ) -> LinearPeer | BaselineSkipped:
     """The linear peer that is best alone by ``metric`` on validation; of equals the first tried.
 
-    Under each of NORMALISATIONS l2 climbs in EASE_GRID, from where the one before ended, for as long as that helps:
-    about seven fits instead of sixteen. :class:`BaselineSkipped` where its matrix has no room.
+    Under each of NORMALISATIONS l2 climbs in EASE_GRID, from where the one before ended, for as long as that helps.
+    From the best of them the weight of the ``features`` [I, F] climbs, then l2 and that weight once more. About
+    fifteen fits. :class:`BaselineSkipped` where its matrix has no room.
     """
     if (why := ease_too_large(graph)) is not None:
         return why
@@ -38,21 +47,27 @@ def choose_linear_peer(
 
     def value(peer: LinearPeer) -> float:
         if peer not in values:
-            values[peer] = value_on(valid, fit_linear_peer(graph, peer), graph, metric)
+            values[peer] = value_on(valid, fit_linear_peer(graph, peer, features), graph, metric)
         return values[peer]
 
     l2 = FIRST_L2
     for user_power, item_power in NORMALISATIONS:
-        l2 = _climb(LinearPeer(l2, user_power, item_power), value).l2
+        l2 = _climb(LinearPeer(l2, user_power, item_power), "l2", EASE_GRID, value).l2
+    if features is not None:
+        best = max(values, key=lambda peer: values[peer])
+        for name, grid in (("feature_weight", FEATURE_WEIGHTS), ("l2", EASE_GRID)) * 2:
+            best = _climb(best, name, grid, value)
     return max(values, key=lambda peer: values[peer])
 
 
-def _climb(peer: LinearPeer, value: Callable[[LinearPeer], float]) -> LinearPeer:
-    """Move l2 along EASE_GRID, in either direction, for as long as the value grows."""
+def _climb(
+    peer: LinearPeer, name: str, grid: Sequence[float], value: Callable[[LinearPeer], float]
+) -> LinearPeer:
+    """Move one of the peer's arguments along its grid, in either direction, for as long as the value grows."""
     for step in (1, -1):
-        place = EASE_GRID.index(peer.l2) + step
-        while 0 <= place < len(EASE_GRID):
-            other = replace(peer, l2=EASE_GRID[place])
+        place = grid.index(getattr(peer, name)) + step
+        while 0 <= place < len(grid):
+            other = replace(peer, **{name: grid[place]})
             if value(other) <= value(peer):
                 break
             peer, place = other, place + step
@@ -91,10 +106,12 @@ def fuse_with_linear_peer(run: LoadedRun) -> Fusion | BaselineSkipped:
     """The fusion of a run's best model and a linear peer, chosen on validation; this process must host all members."""
     dataset, metric = run.dataset, run.settings.evaluation.select_metric
     valid = relevant_items(dataset.interactions("valid"), dataset.num_users)
-    peer = _CHOSEN.get((dataset.digest, metric)) or choose_linear_peer(dataset.graph, valid, metric=metric)
+    features = item_features(dataset, run.members)
+    key = (dataset.digest, metric, *(info.name for info in modalities_of(run.members)))
+    peer = _CHOSEN.get(key) or choose_linear_peer(dataset.graph, valid, features, metric=metric)
     if isinstance(peer, BaselineSkipped):
         return peer
-    _CHOSEN[(dataset.digest, metric)] = peer
-    networks, linear = run.embeddings("concatenation"), fit_linear_peer(dataset.graph, peer)
+    _CHOSEN[key] = peer
+    networks, linear = run.embeddings("concatenation"), fit_linear_peer(dataset.graph, peer, features)
     weight = choose_weight(networks, len(run.members), linear, dataset.graph, valid, metric=metric)
     return Fusion(peer, weight)

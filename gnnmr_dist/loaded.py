@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from gnnmr_dist import storage
-from gnnmr_dist.baselines import CLOSED_FORM, BaselineSkipped, ClosedForm
+from gnnmr_dist.baselines import CLOSED_FORM, ClosedForm
 from gnnmr_dist.checkpoint import MANIFEST, Checkpoint
 from gnnmr_dist.config import Settings, build
 from gnnmr_dist.data.dataset import Dataset, Verify, open_dataset
 from gnnmr_dist.distributed.mesh import Mesh, local_device, one_process
+from gnnmr_dist.ease import BaselineSkipped
 from gnnmr_dist.errors import InputError, bad_input
 from gnnmr_dist.evaluation import (
     ENSEMBLES,
@@ -34,7 +35,7 @@ from gnnmr_dist.evaluation import (
 from gnnmr_dist.fusion import FUSED, LINEAR, FusedScorer, Fusion, fit_linear_peer
 from gnnmr_dist.inference import embed_unlinked_items
 from gnnmr_dist.mapped import reader_maker
-from gnnmr_dist.members import Member, members_of
+from gnnmr_dist.members import Member, item_features, members_of
 from gnnmr_dist.models.chosen_value import ChosenValue
 from gnnmr_dist.models.encoder import Network, score_vectors
 from gnnmr_dist.models.id_tables import Maker
@@ -110,7 +111,8 @@ class LoadedRun:
     def linear(self) -> Scorer:
         """The linear peer of a run that has one, fitted anew: a function of the train data."""
         assert self.fusion is not None
-        return fit_linear_peer(self.dataset.graph, self.fusion.linear)
+        features = item_features(self.dataset, self.members) if self.fusion.linear.feature_weight else None
+        return fit_linear_peer(self.dataset.graph, self.fusion.linear, features)
 
     @cached_property
     def encoders(self) -> list[tuple[Member, Network]]:

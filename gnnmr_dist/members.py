@@ -9,9 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import scipy.sparse as sp
+
 from gnnmr_dist.baselines import CLOSED_FORM
 from gnnmr_dist.config import ModelSettings
 from gnnmr_dist.data.dataset import Dataset, ModalityInfo
+from gnnmr_dist.data.item_matrix import count_columns, item_matrix
+from gnnmr_dist.ease import ease_too_large
 from gnnmr_dist.errors import InputError, bad_input
 from gnnmr_dist.models.inputs import Kind
 
@@ -91,3 +95,16 @@ def _some(entry: str, found: Sequence[ModalityInfo]) -> tuple[ModalityInfo, ...]
     if not found:
         raise InputError(f"members: expected a data set with modalities for {entry!r}, got none of that kind")
     return tuple(found)
+
+
+def modalities_of(members: Sequence[Member]) -> tuple[ModalityInfo, ...]:
+    """What the members read, each once, in the order in which it first comes."""
+    return tuple({info.name: info for member in members for info in member.modalities}.values())
+
+
+def item_features(dataset: Dataset, members: Sequence[Member]) -> sp.csr_matrix | None:
+    """What the members read as one matrix [I, F], for the linear peer; None where that is nothing, or has no room."""
+    tables = [dataset.features(info.name) for info in modalities_of(members)]
+    if not tables or ease_too_large(dataset.graph, num_columns=count_columns(tables)) is not None:
+        return None
+    return item_matrix(tables)

@@ -159,12 +159,13 @@ class RunDirectory:
             return None
         try:
             content = json.loads(storage.read_bytes(place))
-            l2, weight, *powers = (float(content[k]) for k in ("l2", "weight", "user_power", "item_power"))
-        except (KeyError, TypeError, ValueError) as error:
-            raise bad_input(place, "l2, powers and weight of the linear peer", str(error)) from None
-        if not (0 < l2 < math.inf and all(0 <= value < math.inf for value in (weight, *powers))):
-            raise bad_input(place, "l2 above 0, weight and powers from 0", json.dumps(content))
-        return Fusion(LinearPeer(l2, *powers), weight)
+            weight = float(content.pop("weight"))
+            peer = LinearPeer(**{name: float(value) for name, value in content.items()})
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise bad_input(place, "l2, powers and weights of the linear peer", str(error)) from None
+        if not (peer.l2 > 0 and all(0 <= value < math.inf for value in (weight, *asdict(peer).values()))):
+            raise bad_input(place, "l2 above 0, weights and powers from 0", json.dumps(content))
+        return Fusion(peer, weight)
 
     def model(self) -> Checkpoint:
         """The finished model.

@@ -9,13 +9,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from gnnmr_dist import storage
-from gnnmr_dist.baselines import CLOSED_FORM, BaselineSkipped
+from gnnmr_dist.baselines import CLOSED_FORM
 from gnnmr_dist.checkpoint import Checkpoint, check_same_run
 from gnnmr_dist.cli import Parser, add_settings, given_settings, guarded, settings_from
 from gnnmr_dist.closed_form import choices_of, train_session
 from gnnmr_dist.config import Settings, build
 from gnnmr_dist.data.dataset import Dataset, open_dataset
 from gnnmr_dist.distributed.mesh import check_groups, local_device, one_process
+from gnnmr_dist.ease import BaselineSkipped
 from gnnmr_dist.errors import InputError, RunError, Stopped, without_secrets
 from gnnmr_dist.fitting import Record, check_settings, open_session, run_info
 from gnnmr_dist.linear_peer import fuse_with_linear_peer

@@ -26,7 +26,7 @@ LAYERS: dict[str, set[str]] = {
     "foundation": {"__init__", "errors", "config", "sections", "presets", "cli", "randomness"}
     | {"storage", "failing_storage", "notice", "data.graph"},
     "mathematics": {"models", "losses", "step_losses", "loss_kernels", "row_adam", "row_adam_kernels"}
-    | {"ensemble", "ranking", "top_k", "approximate", "metrics", "baselines", "fusion"},
+    | {"ensemble", "ranking", "top_k", "approximate", "metrics", "ease", "baselines", "fusion"},
     "data": {"data"},
     "distributed": {"distributed"},
     "loop": {"training", "fitting", "memory", "runs", "inference", "evaluation", "checkpoint", "reporting"}

@@ -6,19 +6,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import scipy.sparse as sp
 import torch
 
-from gnnmr_dist.baselines import (
-    BaselineSkipped,
-    ItemWeightScorer,
-    UserWeightScorer,
-    fit_ease,
-    fit_item_knn,
-    fit_popularity,
-)
+from gnnmr_dist.baselines import fit_item_knn, fit_popularity
 from gnnmr_dist.closed_form import choose, value_on
 from gnnmr_dist.data.dataset import Interactions
 from gnnmr_dist.data.graph import Graph, build_graph
+from gnnmr_dist.ease import BaselineSkipped, ItemWeightScorer, RowWeightScorer, fit_ease
 from gnnmr_dist.evaluation import Relevant, relevant_items
 from gnnmr_dist.ranking import Scorer
 
@@ -95,7 +90,7 @@ def test_ease_meets_its_optimality_conditions(l2: float) -> None:
 def test_ease_through_users_equals_the_closed_form(l2: float) -> None:
     matrix = random_matrix(12, 30)
     scorer = fit_ease(graph_of(matrix), l2)
-    assert isinstance(scorer, UserWeightScorer)
+    assert isinstance(scorer, RowWeightScorer)
     inverse = np.linalg.inv(matrix.T @ matrix + l2 * np.eye(30))
     b = np.eye(30) - inverse / np.diag(inverse)
     expected = matrix @ b + 1e-6 * matrix.sum(axis=0)
@@ -135,6 +130,56 @@ def test_normalised_ease_equals_its_definition(shape: tuple[int, int], powers: t
     np.testing.assert_allclose(all_scores(scorer, shape[0]), expected, atol=5e-6)
 
 
+@pytest.mark.parametrize("shape", [(30, 12), (5, 30)])
+@pytest.mark.parametrize("powers", [(0.0, 0.0), (0.5, 0.2)])
+def test_features_are_more_users_of_their_own_weight(
+    shape: tuple[int, int], powers: tuple[float, float]
+) -> None:
+    """Through items and through rows alike: the solution for [Y; sqrt(w l2) F^T D_i^-q], read with X alone."""
+    matrix, l2, weight = random_matrix(*shape), 3.0, 0.4
+    features = np.random.default_rng(2).random((shape[1], 4)) * (np.arange(shape[1])[:, None] % 3 > 0)
+    users, items = (np.maximum(matrix.sum(axis=axis), 1) for axis in (1, 0))
+    scaled = matrix / users[:, None] ** (powers[0] / 2) / items ** powers[1]
+    l2_scaled = l2 * (scaled**2).sum() / matrix.sum()
+    more = np.sqrt(weight * l2_scaled) * features.T / items ** powers[1]
+    inverse = np.linalg.inv(scaled.T @ scaled + more.T @ more + l2_scaled * np.eye(shape[1]))
+    solution = np.eye(shape[1]) - inverse / np.diag(inverse)
+    expected = matrix @ (solution * items ** powers[1] / items[:, None] ** powers[1]) + 1e-6 * matrix.sum(
+        axis=0
+    )
+    scorer = fit_ease(
+        graph_of(matrix),
+        l2,
+        user_power=powers[0],
+        item_power=powers[1],
+        features=sp.csr_matrix(features.astype(np.float32)),
+        feature_weight=weight,
+    )
+    assert isinstance(scorer, ItemWeightScorer if shape == (30, 12) else RowWeightScorer)
+    np.testing.assert_allclose(all_scores(scorer, shape[0]), expected, atol=5e-6)
+    plain = fitted(fit_ease(graph_of(matrix), l2, user_power=powers[0], item_power=powers[1]))
+    assert np.abs(all_scores(plain, shape[0]) - expected).max() > 1e-3
+
+
+def test_an_item_without_train_interactions_is_scored_by_its_features() -> None:
+    """Item 0 has none (random_matrix); it has the features of item 3."""
+    matrix = random_matrix(30, 12)
+    features = sp.csr_matrix(np.eye(12, dtype=np.float32)[[3, *range(1, 12)]])
+    scores = all_scores(fitted(fit_ease(graph_of(matrix), 1.0, features=features, feature_weight=5.0)), 30)
+    assert (scores[matrix[:, 3] > 0, 0] > 0.1).all()
+    plain = all_scores(fitted(fit_ease(graph_of(matrix), 1.0)), 30)
+    assert (plain[:, 0] == 0).all()
+
+
+def test_features_and_their_weight_come_together() -> None:
+    graph, features = graph_of(random_matrix(30, 12)), sp.csr_matrix((12, 2), dtype=np.float32)
+    for some, weight in ((None, 1.0), (features, 0.0), (features, -1.0)):
+        with pytest.raises(ValueError, match="features"):
+            fit_ease(graph, 1.0, features=some, feature_weight=weight)
+    with pytest.raises(ValueError, match="l2"):
+        fit_ease(graph, 0.0)
+
+
 def test_a_user_without_train_interactions_gets_popularity() -> None:
     for shape in ((30, 12), (12, 30)):
         matrix = random_matrix(*shape)
@@ -153,6 +198,12 @@ def test_what_does_not_fit_in_memory_is_skipped_with_a_reason() -> None:
         assert isinstance(skipped, BaselineSkipped)
         assert "12 x 12" in skipped.reason
     assert not isinstance(fit_ease(graph, 1.0, memory_limit=24 * 12**2), BaselineSkipped)
+    more = {"features": sp.csr_matrix((12, 5), dtype=np.float32), "feature_weight": 1.0}
+    needed = 24 * 12**2 + 12 * 12 * 5
+    skipped = fit_ease(graph, 1.0, **more, memory_limit=needed - 1)
+    assert isinstance(skipped, BaselineSkipped)
+    assert "5 feature columns" in skipped.reason
+    assert not isinstance(fit_ease(graph, 1.0, **more, memory_limit=needed), BaselineSkipped)
     assert not isinstance(fit_item_knn(graph, memory_limit=4 * 12**2), BaselineSkipped)
 
 

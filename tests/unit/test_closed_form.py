@@ -15,11 +15,12 @@ import torch
 from helpers import planted
 
 import gnnmr_dist as gnnmr
-from gnnmr_dist.baselines import CLOSED_FORM, MEMORY_LIMIT, BaselineSkipped
+from gnnmr_dist.baselines import CLOSED_FORM
 from gnnmr_dist.closed_form import choose, value_on
 from gnnmr_dist.config import build
 from gnnmr_dist.data.dataset import Dataset, Interactions
 from gnnmr_dist.data.graph import build_graph
+from gnnmr_dist.ease import BaselineSkipped
 from gnnmr_dist.errors import InputError, Stopped
 from gnnmr_dist.evaluation import relevant_items
 from gnnmr_dist.fitting import Session
@@ -186,8 +187,10 @@ def test_a_user_without_train_interactions_is_told_of(
 def test_too_large_is_refused_before_anything_is_written(
     dataset: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert CLOSED_FORM["ease"].too_large(dataset.graph, MEMORY_LIMIT) is None
-    monkeypatch.setattr("gnnmr_dist.fitting.MEMORY_LIMIT", 1)
+    ease = CLOSED_FORM["ease"]
+    assert ease.skipped(dataset.graph) is None
+    small = replace(ease, too_large=lambda graph, limit: ease.skipped(graph, 1))
+    monkeypatch.setitem(CLOSED_FORM, "ease", small)
     where = ["--dataset", dataset.path, "--output", str(tmp_path / "run")]
     assert main([*where, "--method", "ease"]) == 2
     assert "method: expected one that fits in memory, got EASE skipped: a 60 x 60" in capsys.readouterr().err

@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from gnnmr_dist.baselines import CLOSED_FORM, BaselineSkipped
+from gnnmr_dist.baselines import CLOSED_FORM
+from gnnmr_dist.ease import BaselineSkipped
 from gnnmr_dist.evaluate import METRICS, evaluate_run, main
 from gnnmr_dist.loaded import LoadedRun, Protocol
 from gnnmr_dist.reporting import markdown_table

@@ -1,0 +1,58 @@
+"""The items' features as one matrix: unit rows by hand, missing rows, repeated codes, blocks."""
+
+import numpy as np
+import pytest
+
+from gnnmr_dist.data import item_matrix as module
+from gnnmr_dist.data.feature_tables import BagTable, CategoryTable, DenseTable
+from gnnmr_dist.data.item_matrix import count_columns, item_matrix
+
+PRESENT = np.array([True, True, False])
+DENSE = DenseTable(np.array([[3, 0], [1, 2], [0, 0]], np.float16), PRESENT)
+CATEGORY = CategoryTable(np.array([2, 0, -1], np.int32), PRESENT)
+BAG = BagTable(np.array([0, 1, 3, 3]), np.array([1, 0, 3], np.int32), PRESENT)
+
+
+def test_by_hand() -> None:
+    half = 0.5**0.5
+    # the mean of the present dense rows is (2, 1): (1, -1) and (-1, 1) are left
+    dense = np.array([[half, -half], [-half, half], [0, 0]])
+    category = np.array([[0, 0, 1], [1, 0, 0], [0, 0, 0]])
+    bag = np.array([[0, 1, 0, 0], [half, 0, 0, half], [0, 0, 0, 0]])
+    for tables, expected in (
+        ([DENSE], dense),
+        ([CATEGORY], category),
+        ([BAG], bag),
+        ([DENSE, CATEGORY, BAG], np.hstack([dense, category, bag]) / 3**0.5),
+    ):
+        matrix = item_matrix(tables)
+        assert matrix.dtype == np.float32
+        assert matrix.shape[1] == count_columns(tables)
+        np.testing.assert_allclose(matrix.toarray(), expected, atol=1e-6)
+
+
+def test_rows_have_length_one_where_all_is_present() -> None:
+    lengths = np.sqrt(item_matrix([DENSE, CATEGORY, BAG]).power(2).sum(axis=1))
+    np.testing.assert_allclose(np.ravel(lengths), [1, 1, 0], atol=1e-6)
+
+
+def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    table = DenseTable(rng.random((50, 3), dtype=np.float32), np.ones(50, bool))
+    whole = item_matrix([table]).toarray()
+    monkeypatch.setattr(module, "_BLOCK", 7)
+    np.testing.assert_allclose(item_matrix([table]).toarray(), whole, atol=1e-6)
+
+
+def test_nothing_present_and_no_table() -> None:
+    nothing = np.zeros(3, bool)
+    empty = [
+        DenseTable(np.zeros((3, 2), np.float32), nothing),
+        CategoryTable(np.full(3, -1, np.int32), nothing),
+        BagTable(np.zeros(4, np.int64), np.array([], np.int32), nothing),
+    ]
+    matrix = item_matrix(empty)
+    assert matrix.shape == (3, 2)
+    assert matrix.nnz == 0 or not matrix.toarray().any()
+    with pytest.raises(ValueError, match="one feature table"):
+        item_matrix([])
