@@ -14,7 +14,7 @@ from study.page import Page
 from study.plan import SPLITS, Job, share_missing
 from study.results import Entry, Findings
 from study.significance import bootstrap_interval, mean_and_deviation
-from study.tables import TESTED, cells, interval, paired, plain_jobs
+from study.tables import TESTED, cells, gains, interval, paired, plain_jobs
 
 SHOWN = ("concatenation", "aligned-average", "average", "fused")
 """Rows of GNNMR in plots; every modality's own values are in the result files."""
@@ -158,6 +158,26 @@ def _by_variant(page: Page, findings: Findings, part: str, variants: Sequence[st
             entries = findings.entries(jobs)
             page.heading(3, f"{name}, {variant}")
             page.table(("method", *TESTED, "seeds"), cells(entries, TESTED))
+            own = [job for job in findings.plan.part(part).jobs if (job.set, job.variant) == (name, variant)]
+            if pairs := paired(findings, own):
+                page.text("With and without mutual learning, intervals as in Table 5:")
+                gains(page, TESTED[0], pairs)
+
+
+def tuned(page: Page, findings: Findings) -> None:
+    """GNNMR with settings of one set, chosen on its validation, beside the defaults."""
+    page.heading(2, "Tuned for one set")
+    page.text(
+        "Everywhere else GNNMR has one file of defaults. Here it has settings that were chosen for this set, on its "
+        "validation split (docs/decisions.md), all else equal."
+    )
+    _unless_planned(page, findings, "tuned")
+    for name in findings.plan.sets:
+        jobs = [job for job in findings.plan.part("tuned").jobs if job.set == name]
+        for values in dict.fromkeys(job.values for job in jobs):
+            page.heading(3, ", ".join((name, *(f"{setting} {value}" for setting, value in values))))
+            entries = findings.entries([job for job in jobs if job.values == values])
+            page.table(("row", *TESTED, "seeds"), cells(entries, TESTED))
 
 
 def missing(page: Page, findings: Findings) -> None:

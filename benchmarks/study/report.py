@@ -23,6 +23,7 @@ def build(findings: Findings, data: Path | None) -> Page:
     tables.accuracy(page, findings, data)
     tables.significance(page, findings)
     tables.mutual(page, findings)
+    extras.tuned(page, findings)
     extras.dimension(page, findings)
     extras.weight(page, findings)
     extras.funds(page, findings)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 
 from study.page import Page
-from study.plan import Job
+from study.plan import REFERENCE, Job
 from study.results import Entry, Findings
 from study.significance import bootstrap_interval, holm, mean_and_deviation, paired_t, t_interval
 
 K = 20
 TESTED = (f"Recall@{K}", f"NDCG@{K}")
-REFERENCE = "gnnmr"
 ALPHA = 0.05
 LOGS = "published_results.csv"
 
@@ -174,12 +173,17 @@ def mutual(page: Page, findings: Findings) -> None:
             page.text("Not run.")
             continue
         for metric in TESTED:
-            page.table(
-                (metric, "lambda 0", "with", "gain", "interval, seeds", "interval, users", "seeds"),
-                [_gain_row(row, metric, *pairs[row]) for row in pairs],
-            )
+            gains(page, metric, pairs)
         if found.published is not None and "mutual" in published()[found.published]:
             _paper_mutual(page, found.published)
+
+
+def gains(page: Page, metric: str, pairs: Mapping[str, tuple[Entry, Entry]]) -> None:
+    """One metric of every row without and with mutual learning (:func:`paired`), and its gain."""
+    page.table(
+        (metric, "lambda 0", "with", "gain", "interval, seeds", "interval, users", "seeds"),
+        [_gain_row(row, metric, *pairs[row]) for row in pairs],
+    )
 
 
 def paired(findings: Findings, jobs: Iterable[Job]) -> dict[str, tuple[Entry, Entry]]:
@@ -205,10 +209,10 @@ def paired(findings: Findings, jobs: Iterable[Job]) -> dict[str, tuple[Entry, En
 
 
 def _gain_row(row: str, metric: str, off: Entry, on: Entry) -> tuple[str, ...]:
-    gains = [b - a for a, b in zip(off.values(metric), on.values(metric), strict=True)]
-    seeds = t_interval(gains)
+    differences = [b - a for a, b in zip(off.values(metric), on.values(metric), strict=True)]
+    seeds = t_interval(differences)
     users = bootstrap_interval(on.users(metric)[1] - off.users(metric)[1])
-    gain = f"{np.mean(gains):+.4f}"
+    gain = f"{np.mean(differences):+.4f}"
     sure = seeds[0] * seeds[1] > 0 and users[0] * users[1] > 0 and seeds[0] * users[0] > 0
     shown = f"**{gain}**" if sure else gain
     return row, off.cell(metric), on.cell(metric), shown, interval(seeds), interval(users), on.seeds
