@@ -11,7 +11,7 @@ import numpy as np
 from gnnmr_dist.config import Settings
 from study.figures import Points, case, curves
 from study.page import Page
-from study.plan import SPLITS, Job, share_missing
+from study.plan import REFERENCE, SPLITS, Job, share_missing
 from study.results import Entry, Findings
 from study.significance import bootstrap_interval, mean_and_deviation
 from study.tables import TESTED, cells, gains, interval, paired, plain_jobs
@@ -158,7 +158,8 @@ def _by_variant(page: Page, findings: Findings, part: str, variants: Sequence[st
             entries = findings.entries(jobs)
             page.heading(3, f"{name}, {variant}")
             page.table(("method", *TESTED, "seeds"), cells(entries, TESTED))
-            own = [job for job in findings.plan.part(part).jobs if (job.set, job.variant) == (name, variant)]
+            wanted = (name, variant, REFERENCE)
+            own = [j for j in findings.plan.part(part).jobs if (j.set, j.variant, j.method) == wanted]
             if pairs := paired(findings, own):
                 page.text("With and without mutual learning, intervals as in Table 5:")
                 gains(page, TESTED[0], pairs)

@@ -153,6 +153,7 @@ def test_the_report_has_every_part(study: tuple[Path, dict[str, int], Path]) -> 
     text = (home / "report" / "paper.md").read_text()
     for heading in (
         *("Table 3: Recall", "Table 4: NDCG", "Paired tests over users", "Table 5: mutual learning"),
+        "Tuned for one set",
         *("Figure 3: embedding size d", "Figure 4: lambda", "Figure 5", "Cold items", "Missing modalities"),
         *("Users by activity", "Split protocol", "Cost", "Not run"),
     ):
@@ -168,7 +169,7 @@ def test_the_report_has_every_part(study: tuple[Path, dict[str, int], Path]) -> 
         assert f"\n| {row} | " in text
     assert f"{JOBS} jobs done, 0 not run" in text
     assert "Hardware: `" in text
-    assert text.count("Not in this plan.") == 3  # lambda, cold, protocol
+    assert text.count("Not in this plan.") == 4  # tuned, lambda, cold, protocol
     html = (home / "report" / "paper.html").read_text()
     assert html.count("data:image/png;base64,") == text.count("](") == 3
     for name in ("case.png", "dimension-planted.png", "missing-planted.png"):

@@ -75,6 +75,12 @@ def test_a_value_that_is_the_default_makes_no_other_job(tmp_path: Path) -> None:
     assert plan.settings(double).training.epochs == 3
 
 
+def test_values_change_gnnmr_alone(tmp_path: Path) -> None:
+    jobs = read_plan(tiny(tmp_path, 'methods = ["gnnmr"]', 'methods = ["all"]')).part("lambda").jobs
+    assert {job.method for job in jobs} == set(METHODS)
+    assert {job.method for job in jobs if not job.plain} == {"gnnmr"}
+
+
 def test_the_most_valuable_come_first_and_each_once(tmp_path: Path) -> None:
     names = [job.name.removeprefix("planted/own/") for job in read_plan(tiny(tmp_path)).ranked()]
     assert names == [

@@ -9,6 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from study import extras
+from study.page import Page
 from study.plan import Job, read_plan
 from study.results import Findings, headline, number_cell
 from study.runner import Estimates, check_jobs, description, home_of
@@ -103,6 +105,40 @@ def test_mutual_learning_is_paired_by_seed(findings: Findings) -> None:
     assert list(pairs) == ["text", "fused"]
     off, on = pairs["text"]
     assert (off.values("Recall@20"), on.values("Recall@20")) == (pytest.approx([0.1]), pytest.approx([0.2]))
+
+
+def test_on_cold_items_mutual_learning_is_compared_and_what_is_tuned_stands_apart(tmp_path: Path) -> None:
+    (tmp_path / "plan.toml").write_text(
+        """
+[sets.toy]
+synthetic = {}
+[[part]]
+name = "cold"
+sets = ["toy"]
+variants = ["cold-items"]
+methods = ["gnnmr", "bpr-mf"]
+values.distill_weight = ["default", 0.0]
+[[part]]
+name = "tuned"
+sets = ["toy"]
+methods = ["gnnmr"]
+values.temperature = [0.25]
+values.learning_rate = [0.001]
+"""
+    )
+    found = Findings(read_plan(tmp_path / "plan.toml"), tmp_path / "out")
+    values = (0.3, 0.1, 0.2, 0.4)  # with, without, bpr-mf, tuned
+    for job, value in zip(found.plan.ranked(), values, strict=True):
+        row = "bpr-mf" if job.method == "bpr-mf" else "fused"
+        put(found, job, {row: [value, value]})
+    page = Page()
+    extras.cold(page, found)
+    extras.tuned(page, found)
+    text = page.markdown()
+    assert "| gnnmr, fused | **0.3000** | **0.3000** | 1 |\n| bpr-mf | 0.2000 | 0.2000 | 1 |" in text
+    assert "| fused | 0.1000 | 0.3000 | +0.2000 | - | +0.2000 to +0.2000 | 1 |" in text
+    assert "### toy, temperature 0.25, learning_rate 0.001" in text
+    assert "| gnnmr, fused | **0.4000** | **0.4000** | 1 |" in text
 
 
 def test_a_result_of_other_settings_does_not_count_and_stops_a_run(findings: Findings) -> None:
