@@ -14,7 +14,7 @@ from gnnmr_dist.reporting import read_records
 from gnnmr_dist.runs import RunDirectory
 
 EVERY, KEEP = 5, 2
-TIMES = ("seconds", "valid_seconds", "memory", "received_bytes")
+TIMES = ("time", "seconds", "valid_seconds", "memory", "received_bytes")
 
 
 def train_options(dataset: Path, output: Path, epochs: int) -> list[str]:
@@ -68,5 +68,6 @@ def _check_files(output: Path) -> None:
 
 
 def _records(output: Path) -> list[dict[str, Any]]:
-    records = read_records(output / "metrics.jsonl")
+    """All but how fast it was: records of several steps ("steps") begin anew wherever a run goes on."""
+    records = [r for r in read_records(output / "metrics.jsonl") if r["kind"] != "steps"]
     return [{k: v for k, v in record.items() if k not in TIMES} for record in records]
