@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -161,6 +161,12 @@ def grid(space: Space) -> list[Point]:
             raise _refusal(space.source, f"{fields()[name][0]}.{name}", expected, "a range")
         values.append(domain.values)
     return [dict(zip(space.domains, point, strict=True)) for point in itertools.product(*values)]
+
+
+def shuffled(points: Sequence[Point], seed: int) -> list[Point]:
+    """The points in an order of the seed's: ASHA compares a trial with those before it, so no value may come last."""
+    places = generator(seed, Purpose.SWEEP, 2**33).permutation(len(points))
+    return [points[place] for place in places]
 
 
 def draw(space: Space, seed: int, number: int) -> Point:

@@ -170,7 +170,7 @@ def _plan(record: Record, dataset: Dataset, base: Settings) -> Plan:
     except ValueError as error:
         raise InputError(str(error)) from None
     if sweep.search in ("grid", "random"):
-        points = spaces.grid(space) if sweep.search == "grid" else []
+        points = spaces.shuffled(spaces.grid(space), base.training.seed) if sweep.search == "grid" else []
         if sweep.search == "random":
             points = [spaces.draw(space, base.training.seed, n) for n in range(sweep.trials or 0)]
         points = points[: sweep.trials]

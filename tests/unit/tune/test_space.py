@@ -9,7 +9,7 @@ import pytest
 
 from gnnmr_dist.config import Settings
 from gnnmr_dist.errors import InputError
-from tune.space import Range, draw, grid, nested, parse_space, read_space, settings_of
+from tune.space import Range, draw, grid, nested, parse_space, read_space, settings_of, shuffled
 
 SPACES = Path(__file__).parents[3] / "tune" / "spaces"
 
@@ -25,6 +25,14 @@ def test_the_papers_grid_is_the_papers() -> None:
     assert {p["distill_weight"] for p in points} == {0.1, 0.5, 1.0, 2.0}
     sizes = [p["embedding_dim"] for p in grid(read_space(SPACES / "paper_d.toml"))]
     assert sizes == [16, 32, 64, 128, 256, 512]
+
+
+def test_a_shuffled_grid_has_every_point_once_in_the_seeds_order() -> None:
+    points = grid(read_space(SPACES / "paper.toml"))
+    found = shuffled(points, 0)
+    assert sorted(map(str, found)) == sorted(map(str, points))
+    assert found != points
+    assert found == shuffled(points, 0) != shuffled(points, 1)
 
 
 def test_the_wide_space_can_be_drawn_from_and_every_draw_is_settings() -> None:
