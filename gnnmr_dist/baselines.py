@@ -83,7 +83,9 @@ def fit_item_knn(
         if neighbours is not None and neighbours < graph.num_items:
             _keep_largest(cosine, neighbours)
         weights[:, start:stop] = cosine.T
-    return ItemWeightScorer(train.astype(np.float32), weights, popularity_offset(graph))
+    return ItemWeightScorer(
+        train.astype(np.float32), weights, popularity_offset(graph), np.zeros(graph.num_items, np.float32)
+    )
 
 
 TooLarge = Callable[[Graph, int], BaselineSkipped | None]

@@ -44,7 +44,8 @@ class ModelSettings(Section):
     linear_peer: bool = Field(
         True,
         description="after training, EASE with the items' features joins the ensemble (row fused), weighted as "
-        "validation prefers; left out where its matrix needs more than 4 GiB (measured on validation: better on every set)",
+        "validation prefers; left out where its matrix needs more than 4 GiB (measured on validation: better on every "
+        "set)",
     )
     encoder: Literal["gat", "gatv2", "gcn", "sage", "lightgcn"] = Field(
         "gat", description="graph network of every modality (the method is model-agnostic: paper, footnote 2)"

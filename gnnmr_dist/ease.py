@@ -32,11 +32,20 @@ class BaselineSkipped:
 
 @dataclass(frozen=True)
 class ItemWeightScorer:
-    """scores = X_u ``weights`` + ``item_offset``; ``train`` is X, ``weights`` float32 [I, I], offset [I]."""
+    """scores = X_u ``weights`` + ``item_offset``; ``train`` is X, ``weights`` float32 [I, I], offset [I].
+
+    ``similarity_scale`` float32 [I] is for :class:`NewItemScorer`.
+    """
 
     train: sp.csr_matrix
     weights: Float32Array
     item_offset: Tensor
+    similarity_scale: Float32Array
+
+    def history(self, users: Int64Array) -> Float32Array:
+        """X_u, dense [n, I]."""
+        dense: Float32Array = self.train[users].toarray()
+        return dense
 
     def scores(self, users: Int64Array) -> Tensor:
         """Float32 [n, I]; costs I additions per train interaction of the users."""
@@ -48,18 +57,47 @@ class RowWeightScorer:
     """scores = X_u - (K_u Z) / d + ``item_offset``: EASE through the Gram matrix of the rows Z.
 
     ``rows`` is Z [U + F, I], the users' rows of X and then the items' features (if any, F = 0 else), ``kernel`` K
-    float32 [U, U + F], ``diagonal`` d float32 [I], offset [I]; see :func:`fit_ease`.
+    float32 [U, U + F], ``diagonal`` d float32 [I], offset [I]; see :func:`fit_ease`. ``similarity_scale`` as above.
     """
 
     rows: sp.csr_matrix
     kernel: Float32Array
     diagonal: Float32Array
     item_offset: Tensor
+    similarity_scale: Float32Array
+
+    def history(self, users: Int64Array) -> Float32Array:
+        """X_u, dense [n, I]."""
+        dense: Float32Array = self.rows[users].toarray()
+        return dense
 
     def scores(self, users: Int64Array) -> Tensor:
         """Float32 [n, I]; costs n additions per entry of Z."""
         projected = (self.rows.T @ self.kernel[users].T).T
         return torch.from_numpy(self.rows[users] - projected / self.diagonal) + self.item_offset
+
+
+@dataclass(frozen=True)
+class NewItemScorer:
+    """EASE over I known items and n more that it was not fitted with, known by their features alone.
+
+    B's column for an item that nobody has is the ridge regression of its features on those of all others. With the
+    residual r_u = X_u - scores (offset left out), which is X_u P / diag P but for scales, score(u, new) = r_u V where
+    V = w l2 (diag P / D_i^(2 item_power)) * F f_new [I, n]: what EASE fitted with one such item gives it
+    (tests/unit/test_baselines.py).
+
+    ``similarity`` float32 [I, n] is F f_new. Where ``known`` was fitted without features new items have nothing.
+    """
+
+    known: ItemWeightScorer | RowWeightScorer
+    similarity: Float32Array
+
+    def scores(self, users: Int64Array) -> Tensor:
+        """Float32 [n, I + n]: known items' scores as they are, new items without an offset."""
+        known, scale = self.known.scores(users), self.known.similarity_scale
+        residual = torch.from_numpy(self.known.history(users)) - (known - self.known.item_offset)
+        new = residual @ torch.from_numpy(scale[:, None] * self.similarity)
+        return torch.cat([known, new], dim=1)
 
 
 def fit_ease(
@@ -104,11 +142,8 @@ def fit_ease(
     scaled = (sp.diags_array(1 / users) @ train @ sp.diags_array(1 / items)).tocsr()
     if train.nnz:
         l2 *= float((scaled.data**2).sum()) / train.nnz
-    extra = extra * (feature_weight * l2) ** 0.5
-    offset = popularity_offset(graph)
-    if graph.num_items <= graph.num_users + extra.shape[0]:
-        return _by_items(train, scaled, extra @ sp.diags_array(1 / items), items, l2, offset)
-    return _by_rows(train, scaled, extra, (users, items), l2, offset)
+    problem = _Problem(train, scaled, extra, users, items, l2, feature_weight * l2, popularity_offset(graph))
+    return (_by_items if graph.num_items <= graph.num_users + extra.shape[0] else _by_rows)(problem)
 
 
 def ease_too_large(graph: Graph, limit: int = MEMORY_LIMIT, num_columns: int = 0) -> BaselineSkipped | None:
@@ -164,53 +199,66 @@ def _gram(matrix: sp.csr_matrix) -> Float64Array:
     return total
 
 
-def _by_items(
-    train: sp.csr_matrix,
-    scaled: sp.csr_matrix,
-    extra: sp.csr_matrix,
-    scale: Float64Array,
-    l2: float,
-    offset: Tensor,
-) -> ItemWeightScorer:
-    """``scaled`` is Y, ``extra`` the features' rows of its scale [F, I], ``scale`` D_i^item_power [I]."""
-    gram = (scaled.T @ scaled).toarray()
-    if extra.shape[0]:
-        gram += _gram(extra.T.tocsr())
-    weights = _regularised_inverse(
-        gram, l2, torch.float32
-    ).contiguous()  # row by row, as a product reads them
-    weights /= -weights.diagonal().clone()
-    weights.diagonal().zero_()
-    factor = torch.from_numpy(scale.astype(np.float32))
-    weights.mul_(factor).div_(factor[:, None])
-    return ItemWeightScorer(train.astype(np.float32), weights.numpy(), offset)
+@dataclass(frozen=True)
+class _Problem:
+    """``train`` X, ``scaled`` Y = W^-1 X V^-1, ``features`` F^T [F, I].
 
-
-def _by_rows(
-    train: sp.csr_matrix,
-    scaled: sp.csr_matrix,
-    extra: sp.csr_matrix,
-    scales: tuple[Float64Array, Float64Array],
-    l2: float,
-    offset: Tensor,
-) -> RowWeightScorer:
-    """``scales`` W = D_u^(user_power / 2) [U] and V = D_i^item_power [I]; ``extra`` is E, still unscaled [F, I].
-
-    scores = X_u - W_u (K_u [Y; E V^-1]) V / d = X_u - W_u (K_u [W^-1 X; E]) / d.
+    ``users`` W = D_u^(user_power / 2) [U], ``items`` V = D_i^item_power [I]; ``l2`` is scaled, ``strength`` w l2,
+    ``offset`` float32 [I].
     """
-    num_users = train.shape[0]
-    rows = sp.vstack([scaled, extra @ sp.diags_array(1 / scales[1])], format="csr")
+
+    train: sp.csr_matrix
+    scaled: sp.csr_matrix
+    features: sp.csr_matrix
+    users: Float64Array
+    items: Float64Array
+    l2: float
+    strength: float
+    offset: Tensor
+
+    def similarity_scale(self, diagonal: Float64Array) -> Float32Array:
+        """Of :class:`NewItemScorer` from diag P [I]."""
+        scale: Float32Array = (self.strength * diagonal / self.items**2).astype(np.float32)
+        return scale
+
+
+def _by_items(problem: _Problem) -> ItemWeightScorer:
+    gram = (problem.scaled.T @ problem.scaled).toarray()
+    if problem.features.shape[0]:
+        gram += problem.strength * _gram((problem.features @ sp.diags_array(1 / problem.items)).T.tocsr())
+    inverse = _regularised_inverse(gram, problem.l2, torch.float32)
+    weights = inverse.contiguous()  # row by row, as a product reads them
+    diagonal = weights.diagonal().clone()
+    weights /= -diagonal
+    weights.diagonal().zero_()
+    factor = torch.from_numpy(problem.items.astype(np.float32))
+    weights.mul_(factor).div_(factor[:, None])
+    scale = problem.similarity_scale(diagonal.double().numpy())
+    return ItemWeightScorer(problem.train.astype(np.float32), weights.numpy(), problem.offset, scale)
+
+
+def _by_rows(problem: _Problem) -> RowWeightScorer:
+    """scores = X_u - W_u (K_u [Y; E V^-1]) V / d = X_u - W_u (K_u [W^-1 X; E]) / d, where E = sqrt(w l2) F^T."""
+    num_users, users = problem.train.shape[0], problem.users
+    extra = problem.features * problem.strength**0.5
+    rows = sp.vstack([problem.scaled, extra @ sp.diags_array(1 / problem.items)], format="csr")
     gram = np.empty((rows.shape[0],) * 2)
     gram[:num_users] = (rows[:num_users] @ rows.T).toarray()
     gram[num_users:, :num_users] = gram[:num_users, num_users:].T
     gram[num_users:, num_users:] = _gram(rows[num_users:])
-    kernel = _regularised_inverse(gram, l2, torch.float64).numpy()
-    columns = rows.tocsc()
-    diagonal = np.empty(train.shape[1])
+    kernel = _regularised_inverse(gram, problem.l2, torch.float64).numpy()
+    diagonal = _diagonal(rows.tocsc(), kernel) / problem.l2
+    kernel = kernel[:num_users] * users[:, None]
+    kernel[:, :num_users] /= users
+    plain = sp.vstack([problem.train, extra], format="csr", dtype=np.float32)
+    single = (kernel.astype(np.float32), diagonal.astype(np.float32))
+    return RowWeightScorer(plain, *single, problem.offset, problem.similarity_scale(diagonal))
+
+
+def _diagonal(columns: sp.csc_matrix, kernel: Float64Array) -> Float64Array:
+    """1 - z_j^T K z_j of every column z_j [I]."""
+    diagonal = np.empty(columns.shape[1])
     for start in range(0, diagonal.size, COLUMNS_PER_BLOCK):
         block = columns[:, start : start + COLUMNS_PER_BLOCK].toarray()
         diagonal[start : start + COLUMNS_PER_BLOCK] = 1.0 - (block * (kernel @ block)).sum(axis=0)
-    kernel = kernel[:num_users] * scales[0][:, None]
-    kernel[:, :num_users] /= scales[0]
-    plain = sp.vstack([train, extra], format="csr", dtype=np.float32)
-    return RowWeightScorer(plain, kernel.astype(np.float32), (diagonal / l2).astype(np.float32), offset)
+    return diagonal

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from gnnmr_dist.data.graph import Graph
-from gnnmr_dist.ease import BaselineSkipped, fit_ease
+from gnnmr_dist.ease import BaselineSkipped, ItemWeightScorer, RowWeightScorer, fit_ease
 from gnnmr_dist.ranking import EmbeddingScorer, Int64Array, Scorer
 
 FUSED = "fused"
@@ -45,7 +45,9 @@ class Fusion:
     weight: float
 
 
-def fit_linear_peer(graph: Graph, peer: LinearPeer, features: sp.csr_matrix | None) -> Scorer:
+def fit_linear_peer(
+    graph: Graph, peer: LinearPeer, features: sp.csr_matrix | None
+) -> ItemWeightScorer | RowWeightScorer:
     """The scorer of a linear peer, fitted on train; only where :func:`choose_linear_peer` found room for its matrix.
 
     ``features`` [I, F] are those that it was chosen with; not looked at where its ``feature_weight`` is 0.

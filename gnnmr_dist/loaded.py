@@ -1,13 +1,13 @@
 """A finished run, opened: data set and encoders give vectors, scorers and results. Knows ranks only through the mesh.
 
-Axes: M modalities, U users, I items, N = U + I nodes, d embedding size, n new items.
+Axes: M modalities, U users, I items, N = U + I nodes, d embedding size.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property, partial
 
 import torch
@@ -19,7 +19,7 @@ from gnnmr_dist.checkpoint import MANIFEST, Checkpoint
 from gnnmr_dist.config import Settings, build
 from gnnmr_dist.data.dataset import Dataset, Verify, open_dataset
 from gnnmr_dist.distributed.mesh import Mesh, local_device, one_process
-from gnnmr_dist.ease import BaselineSkipped
+from gnnmr_dist.ease import BaselineSkipped, ItemWeightScorer, RowWeightScorer
 from gnnmr_dist.errors import InputError, bad_input
 from gnnmr_dist.evaluation import (
     ENSEMBLES,
@@ -28,18 +28,15 @@ from gnnmr_dist.evaluation import (
     evaluate,
     make_scorer,
     modality_vectors,
-    new_item_vectors,
     presence_table,
     relevant_items,
 )
 from gnnmr_dist.fusion import FUSED, LINEAR, FusedScorer, Fusion, fit_linear_peer
-from gnnmr_dist.inference import embed_unlinked_items
 from gnnmr_dist.mapped import reader_maker
 from gnnmr_dist.members import Member, item_features, members_of
 from gnnmr_dist.models.chosen_value import ChosenValue
-from gnnmr_dist.models.encoder import Network, score_vectors
+from gnnmr_dist.models.encoder import Network
 from gnnmr_dist.models.id_tables import Maker
-from gnnmr_dist.models.inputs import ItemRows
 from gnnmr_dist.networks import build_network
 from gnnmr_dist.ranking import EmbeddingScorer, ItemLists, Scorer, item_lists
 from gnnmr_dist.runs import MODEL, RunDirectory
@@ -108,7 +105,7 @@ class LoadedRun:
         return self.directory.fusion()
 
     @cached_property
-    def linear(self) -> Scorer:
+    def linear(self) -> ItemWeightScorer | RowWeightScorer:
         """The linear peer of a run that has one, fitted anew: a function of the train data."""
         assert self.fusion is not None
         features = item_features(self.dataset, self.members) if self.fusion.linear.feature_weight else None
@@ -145,14 +142,15 @@ class LoadedRun:
     def present(self) -> Tensor | None:
         """Bool [M, I] where missing modalities are left out of the concatenation; else None."""
         table = torch.from_numpy(presence_table(self.dataset, self.members)).to(self.mesh.device)
-        return table if self._hides and not bool(table.all()) else None
+        return table if self.hides and not bool(table.all()) else None
 
     @property
     def _make(self) -> Maker:
         return reader_maker(self.settings.cluster, self.mesh.device)
 
     @property
-    def _hides(self) -> bool:
+    def hides(self) -> bool:
+        """Whether the concatenation leaves missing modalities out."""
         return self.settings.evaluation.mask_missing_in_ensemble
 
     def require_row(self, row: str) -> None:
@@ -169,66 +167,32 @@ class LoadedRun:
             return self.fitted
         if row == LINEAR:
             return self.linear
-        return self._fused(self.embeddings("concatenation")) if row == FUSED else self.embeddings(row)
+        return (
+            self.fused(self.embeddings("concatenation"), self.linear)
+            if row == FUSED
+            else self.embeddings(row)
+        )
 
     def embeddings(self, row: str) -> EmbeddingScorer:
         """The scorer of a member or an ensemble of them; raises InputError for another row."""
-        self._require_networks("embeddings")
+        self.require_networks("embeddings")
         if row not in (*self.names, *ENSEMBLES):
             known = ", ".join((*self.names, *ENSEMBLES))
             raise InputError(f"row: expected one that has embeddings, {known}, got {row!r}")
         return make_scorer(row, self.names, self.vectors, self.dataset.graph, self.present)
 
-    def _require_networks(self, what: str) -> None:
+    def require_networks(self, what: str) -> None:
+        """Raise InputError, for ``what`` was asked for, where the run's method is in closed form."""
         if self.closed_form is not None:
             method = self.settings.model.method
             raise InputError(
                 f"{what}: expected a run of networks, got one of {method}, which reads no features"
             )
 
-    def _fused(self, networks: EmbeddingScorer) -> FusedScorer:
+    def fused(self, networks: EmbeddingScorer, linear: Scorer) -> FusedScorer:
+        """The sum of both as the run weighs them."""
         assert self.fusion is not None
-        return FusedScorer(networks, self.linear, len(self.members) * self.fusion.weight)
-
-    @torch.no_grad()
-    def with_new_items(self, row: str, rows: Mapping[str, ItemRows]) -> Scorer:
-        """As :meth:`scorer`, over I + n items: the known ones, then new ones known by their features alone.
-
-        New items have no popularity to fall back on (offset 0) and nothing from the linear peer, as items without train
-        interactions. This worker must host all members.
-
-        Raises:
-            InputError: an unknown row, or the linear peer or a method in closed form, which know nothing of such items.
-
-        Args:
-            row: what to score with.
-            rows: every modality's rows of the n new items.
-        """
-        self._require_networks("new items")
-        self.require_row(row)
-        if row == FUSED:
-            return self._fused(self._with_new_items("concatenation", rows))
-        return self._with_new_items(row, rows)
-
-    def _with_new_items(self, row: str, rows: Mapping[str, ItemRows]) -> EmbeddingScorer:
-        known = self.embeddings(row)
-        device, score = self.mesh.device, self.settings.model.score
-        n = next(iter(rows.values())).present.numel()
-        read = [[rows[info.name].to(device) for info in member.modalities] for member, _ in self.encoders]
-        embedded = [
-            embed_unlinked_items(encoder, own, n)
-            for (_, encoder), own in zip(self.encoders, read, strict=True)
-        ]
-        new = score_vectors(torch.stack(embedded), score)
-        every = torch.ones(n, dtype=torch.bool, device=device)
-        seen = [torch.stack([some.present for some in own]).any(dim=0) if own else every for own in read]
-        present = torch.stack(seen)
-        hidden = present if self._hides else None
-        more = new_item_vectors(row, self.names, self.vectors, new, hidden)
-        items = torch.cat([known.item_embeddings, more])
-        assert known.item_offset is not None
-        offset = torch.cat([known.item_offset, known.item_offset.new_zeros(more.shape[0])])
-        return replace(known, item_embeddings=items, item_offset=offset)
+        return FusedScorer(networks, linear, len(self.members) * self.fusion.weight)
 
 
 def open_run(

@@ -1,12 +1,12 @@
 """Items the data set does not know, read from a Parquet file: id, title, and one column per modality.
 
-Axes: n new items, F length of a dense feature.
+Axes: n new items, I known items, M members, F length of a dense feature.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from gnnmr_dist.data.dataset import Dataset, DenseTable, ModalityInfo
+from gnnmr_dist.data.dataset import Dataset, ModalityInfo
+from gnnmr_dist.data.feature_tables import BagTable, CategoryTable, DenseTable, FeatureTable
 from gnnmr_dist.data.interactions import read_parquet
-from gnnmr_dist.errors import bad_input
+from gnnmr_dist.data.item_matrix import item_matrix
+from gnnmr_dist.ease import NewItemScorer
+from gnnmr_dist.errors import InputError, bad_input
+from gnnmr_dist.evaluation import new_item_vectors
+from gnnmr_dist.fusion import FUSED, LINEAR
+from gnnmr_dist.inference import embed_unlinked_items
+from gnnmr_dist.loaded import LoadedRun
+from gnnmr_dist.members import modalities_of
+from gnnmr_dist.models.encoder import score_vectors
 from gnnmr_dist.models.inputs import ItemRows
+from gnnmr_dist.ranking import EmbeddingScorer, Scorer
 from gnnmr_dist.storage import Address
 
 
@@ -70,6 +80,76 @@ def read_new_items(file: Address, dataset: Dataset) -> NewItems:
             f"{unknown} of {len(ids)} new items have no known feature at all: their rank means little"
         )
     return NewItems(ids, titles, rows, tuple(notes))
+
+
+@torch.no_grad()
+def score_with_new_items(run: LoadedRun, row: str, rows: Mapping[str, ItemRows]) -> Scorer:
+    """As :meth:`LoadedRun.scorer`, over I + n items: the known ones, then new ones known by their features alone.
+
+    New items have no popularity to fall back on (offset 0). This worker must host all members.
+
+    Args:
+        run: a finished run.
+        row: what to score with.
+        rows: every modality's rows of the n new items.
+
+    Raises:
+        InputError: an unknown row, or a method in closed form or a linear peer without features, which know nothing of
+            such items.
+    """
+    run.require_networks("new items")
+    run.require_row(row)
+    if row not in (FUSED, LINEAR):
+        return _networks(run, row, rows)
+    assert run.fusion is not None
+    if row == FUSED:
+        return run.fused(_networks(run, "concatenation", rows), _linear(run, rows))
+    if not run.fusion.linear.feature_weight:
+        raise InputError(
+            "new items: expected a row that reads features, got linear-peer, which has none in this run"
+        )
+    return _linear(run, rows)
+
+
+def _linear(run: LoadedRun, rows: Mapping[str, ItemRows]) -> Scorer:
+    assert run.fusion is not None
+    if not run.fusion.linear.feature_weight:
+        return run.linear
+    names = [info.name for info in modalities_of(run.members)]
+    catalogue = [run.dataset.features(name) for name in names]
+    tables = [_table(rows[name], like) for name, like in zip(names, catalogue, strict=True)]
+    new = item_matrix(tables, catalogue=catalogue)
+    return NewItemScorer(run.linear, (item_matrix(catalogue) @ new.T).toarray())
+
+
+def _table(rows: ItemRows, like: FeatureTable) -> FeatureTable:
+    present, values = rows.present.numpy(), rows.values.numpy()
+    if isinstance(like, DenseTable):
+        return DenseTable(values, present)
+    codes = values.astype(np.int32)
+    if isinstance(like, CategoryTable):
+        return CategoryTable(np.where(present, codes, np.int32(-1)), present)
+    assert rows.offsets is not None
+    return BagTable(rows.offsets.numpy(), codes, present)
+
+
+def _networks(run: LoadedRun, row: str, rows: Mapping[str, ItemRows]) -> EmbeddingScorer:
+    known = run.embeddings(row)
+    device, score = run.mesh.device, run.settings.model.score
+    n = next(iter(rows.values())).present.numel()
+    read = [[rows[info.name].to(device) for info in member.modalities] for member, _ in run.encoders]
+    embedded = [
+        embed_unlinked_items(encoder, own, n) for (_, encoder), own in zip(run.encoders, read, strict=True)
+    ]
+    new = score_vectors(torch.stack(embedded), score)
+    every = torch.ones(n, dtype=torch.bool, device=device)
+    seen = [torch.stack([some.present for some in own]).any(dim=0) if own else every for own in read]
+    hidden = torch.stack(seen) if run.hides else None
+    more = new_item_vectors(row, run.names, run.vectors, new, hidden)
+    items = torch.cat([known.item_embeddings, more])
+    assert known.item_offset is not None
+    offset = torch.cat([known.item_offset, known.item_offset.new_zeros(more.shape[0])])
+    return replace(known, item_embeddings=items, item_offset=offset)
 
 
 def _ids(path: Path, table: Any, dataset: Dataset) -> Any:

@@ -20,7 +20,7 @@ from gnnmr_dist.approximate import SAMPLE, ApproximateIndex
 from gnnmr_dist.cli import Parser, guarded
 from gnnmr_dist.errors import InputError, bad_input
 from gnnmr_dist.loaded import LoadedRun, open_run
-from gnnmr_dist.new_items import NewItems, read_new_items
+from gnnmr_dist.new_items import NewItems, read_new_items, score_with_new_items
 from gnnmr_dist.ranking import (
     EmbeddingScorer,
     Float32Array,
@@ -66,7 +66,9 @@ class Recommender:
         if not 1 <= k <= len(ids):
             raise InputError(f"k: expected 1..{len(ids)} (the number of items), got {k}")
         run.require_row(row)
-        self._scorer = run.scorer(row) if new_items is None else run.with_new_items(row, new_items.rows)
+        self._scorer = (
+            run.scorer(row) if new_items is None else score_with_new_items(run, row, new_items.rows)
+        )
         nothing = ItemLists(np.zeros(dataset.num_users + 1, np.int64), np.zeros(0, np.int64))
         self._seen = nothing if include_seen else train_items(dataset.graph)
         self._user_ids = pa.array(dataset.user_ids)

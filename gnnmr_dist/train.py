@@ -210,7 +210,8 @@ def _fuse(run: RunDirectory, dataset: Dataset) -> None:
     run.publish_fusion(fusion)
     peer = fusion.linear
     powers = f"powers of degrees {peer.user_power:g} (users) and {peer.item_power:g} (items)"
-    print(f"linear peer: l2 {peer.l2:g}, {powers}, weight {fusion.weight:g} (chosen on validation)")
+    own = f"l2 {peer.l2:g}, {powers}, features {peer.feature_weight:g}"
+    print(f"linear peer: {own}; weight {fusion.weight:g} (all chosen on validation)")
 
 
 def _opening(

@@ -18,19 +18,23 @@ def count_columns(tables: Iterable[FeatureTable]) -> int:
     return sum(_columns(table) for table in tables)
 
 
-def item_matrix(tables: Sequence[FeatureTable]) -> sp.csr_matrix:
+def item_matrix(
+    tables: Sequence[FeatureTable], *, catalogue: Sequence[FeatureTable] | None = None
+) -> sp.csr_matrix:
     """Float32 [I, F]: the M tables side by side, each item's row of each scaled to length 1 / sqrt(M).
 
     So the product of two rows is the mean over modalities of a cosine: of one-hot categories whether they are equal,
     of bags the cosine of their indicator vectors, of dense vectors the cosine after the mean of the present rows was
     taken off (ours: else all texts are alike). A missing row is zero, and so is all it is multiplied with.
+    ``catalogue``: where ``tables`` are of new items, those whose means and columns count.
 
     Raises:
         ValueError: there is no table.
     """
     if not tables:
         raise ValueError("expected one feature table or more")
-    matrix = sp.hstack([_unit_rows(table) for table in tables], format="csr", dtype=np.float32)
+    pairs = zip(tables, tables if catalogue is None else catalogue, strict=True)
+    matrix = sp.hstack([_unit_rows(*pair) for pair in pairs], format="csr", dtype=np.float32)
     matrix.data /= np.float32(len(tables) ** 0.5)
     return matrix
 
@@ -41,9 +45,10 @@ def _columns(table: FeatureTable) -> int:
     return int(table.codes.max(initial=-1)) + 1
 
 
-def _unit_rows(table: FeatureTable) -> sp.csr_matrix:
+def _unit_rows(table: FeatureTable, origin: FeatureTable) -> sp.csr_matrix:
     if isinstance(table, DenseTable):
-        return _dense(table)
+        assert isinstance(origin, DenseTable)
+        return _dense(table, _mean(origin))
     if isinstance(table, CategoryTable):
         counts, codes = table.present.astype(np.int64), table.codes[table.present]
     else:
@@ -52,11 +57,11 @@ def _unit_rows(table: FeatureTable) -> sp.csr_matrix:
     values = np.repeat(1 / np.sqrt(np.maximum(counts, 1)), counts).astype(np.float32)
     matrix = sp.csr_matrix((values, codes, indptr), shape=(table.num_rows, _columns(table)))
     matrix.sum_duplicates()
+    matrix.resize(table.num_rows, _columns(origin))
     return matrix
 
 
-def _dense(table: DenseTable) -> sp.csr_matrix:
-    mean = _mean(table)
+def _dense(table: DenseTable, mean: npt.NDArray[np.float32]) -> sp.csr_matrix:
     blocks = []
     for start in range(0, table.num_rows, _BLOCK):
         block = table.values[start : start + _BLOCK].astype(np.float32) - mean

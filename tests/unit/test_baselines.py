@@ -13,7 +13,7 @@ from gnnmr_dist.baselines import fit_item_knn, fit_popularity
 from gnnmr_dist.closed_form import choose, value_on
 from gnnmr_dist.data.dataset import Interactions
 from gnnmr_dist.data.graph import Graph, build_graph
-from gnnmr_dist.ease import BaselineSkipped, ItemWeightScorer, RowWeightScorer, fit_ease
+from gnnmr_dist.ease import BaselineSkipped, ItemWeightScorer, NewItemScorer, RowWeightScorer, fit_ease
 from gnnmr_dist.evaluation import Relevant, relevant_items
 from gnnmr_dist.ranking import Scorer
 
@@ -169,6 +169,27 @@ def test_an_item_without_train_interactions_is_scored_by_its_features() -> None:
     assert (scores[matrix[:, 3] > 0, 0] > 0.1).all()
     plain = all_scores(fitted(fit_ease(graph_of(matrix), 1.0)), 30)
     assert (plain[:, 0] == 0).all()
+
+
+@pytest.mark.parametrize("shape", [(30, 12), (5, 30)])
+@pytest.mark.parametrize("powers", [(0.0, 0.0), (0.5, 0.2)])
+def test_a_new_item_has_the_scores_of_one_that_was_fitted_without_interactions(
+    shape: tuple[int, int], powers: tuple[float, float]
+) -> None:
+    """Through items and through rows alike, with item 0 the only one that nobody has."""
+    matrix, num_items = random_matrix(*shape), shape[1]
+    matrix[1, 1:] = 1.0
+    dense = np.random.default_rng(3).random((num_items, 4)).astype(np.float32)
+    options = {"user_power": powers[0], "item_power": powers[1], "feature_weight": 0.7}
+    whole = all_scores(
+        fitted(fit_ease(graph_of(matrix), 2.0, features=sp.csr_matrix(dense), **options)), shape[0]
+    )
+    known = fit_ease(graph_of(matrix[:, 1:]), 2.0, features=sp.csr_matrix(dense[1:]), **options)
+    assert isinstance(known, ItemWeightScorer if shape == (30, 12) else RowWeightScorer)
+    scores = all_scores(NewItemScorer(known, dense[1:] @ dense[:1].T), shape[0])
+    np.testing.assert_array_equal(scores[:, :-1], all_scores(known, shape[0]))
+    np.testing.assert_allclose(scores[:, -1], whole[:, 0], atol=2e-6)
+    assert np.abs(scores[1:, -1]).max() > 0.01
 
 
 def test_features_and_their_weight_come_together() -> None:

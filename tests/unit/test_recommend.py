@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from gnnmr_dist.config import build
 from gnnmr_dist.data.dataset import DenseTable, open_dataset
 from gnnmr_dist.data.writer import ModalityData, write_dataset
 from gnnmr_dist.errors import InputError
+from gnnmr_dist.fusion import Fusion, LinearPeer
 from gnnmr_dist.loaded import LoadedRun, open_run
-from gnnmr_dist.new_items import read_new_items
+from gnnmr_dist.new_items import read_new_items, score_with_new_items
 from gnnmr_dist.recommend import Recommender, main, write_recommendations
 from gnnmr_dist.train import train
 
@@ -201,11 +203,13 @@ def test_new_items_are_ranked_among_the_others(planted: Path, loaded: LoadedRun,
     assert [row["cold"] for row in table.to_pylist() if row["item"] in ("n0", "n1")] == [True, True]
 
 
-@pytest.mark.parametrize("row", ["text", "category", "m5", "concatenation", "average", "aligned-average"])
+@pytest.mark.parametrize(
+    "row", ["text", "category", "m5", "concatenation", "average", "aligned-average", "fused"]
+)
 def test_new_items_change_no_known_items_score(loaded: LoadedRun, tmp_path: Path, row: str) -> None:
     file = new_items(tmp_path / "new.parquet", id=["n0"], category=["cluster 3"])
     users = np.arange(60)
-    extended = loaded.with_new_items(row, read_new_items(file, loaded.dataset).rows).scores(users)
+    extended = score_with_new_items(loaded, row, read_new_items(file, loaded.dataset).rows).scores(users)
     assert extended.shape == (60, 71)
     torch.testing.assert_close(extended[:, :70], loaded.scorer(row).scores(users))
 
@@ -215,8 +219,10 @@ def test_the_concatenation_of_a_new_item_leaves_its_missing_modalities_out(
 ) -> None:
     file = new_items(tmp_path / "new.parquet", id=["n0"], category=["cluster 3"])
     rows, users = read_new_items(file, loaded.dataset).rows, np.arange(60)
-    alone = loaded.with_new_items("category", rows).scores(users)[:, 70]
-    torch.testing.assert_close(loaded.with_new_items("concatenation", rows).scores(users)[:, 70], 5 * alone)
+    alone = score_with_new_items(loaded, "category", rows).scores(users)[:, 70]
+    torch.testing.assert_close(
+        score_with_new_items(loaded, "concatenation", rows).scores(users)[:, 70], 5 * alone
+    )
 
 
 DIM = 32
@@ -322,9 +328,43 @@ def test_cold_items_of_the_catalogue_like_liked_ones_are_recommended(tastes: Loa
 def test_a_cold_item_ranks_as_a_new_item_with_its_features(tastes: LoadedRun, tmp_path: Path) -> None:
     features = {name: [dense(tastes, name, 38)] for name in ("text", "image")}
     file = new_items(tmp_path / "new.parquet", id=[1], **features)
-    extended = tastes.with_new_items("concatenation", read_new_items(file, tastes.dataset).rows)
+    extended = score_with_new_items(tastes, "concatenation", read_new_items(file, tastes.dataset).rows)
     scores = extended.scores(np.arange(40))
     torch.testing.assert_close(scores[:, 40], scores[:, 38])
+
+
+def with_fusion(run: LoadedRun, feature_weight: float) -> LoadedRun:
+    """The run as if validation had chosen this linear peer and nearly nothing but it."""
+    run = replace(run)
+    run.__dict__["fusion"] = Fusion(LinearPeer(10.0, feature_weight=feature_weight), 100.0)
+    return run
+
+
+def test_a_linear_peer_without_features_knows_nothing_of_new_items(tastes: LoadedRun, tmp_path: Path) -> None:
+    file = new_items(tmp_path / "new.parquet", id=[1], text=[dense(tastes, "text", 0)])
+    rows, run = read_new_items(file, tastes.dataset).rows, with_fusion(tastes, 0.0)
+    with pytest.raises(InputError, match="expected a row that reads features, got linear-peer"):
+        score_with_new_items(run, "linear-peer", rows)
+    networks = score_with_new_items(run, "concatenation", rows).scores(np.arange(40))
+    fused = score_with_new_items(run, "fused", rows).scores(np.arange(40))
+    torch.testing.assert_close(fused[:, 40], networks[:, 40])
+
+
+@pytest.mark.parametrize("row", ["linear-peer", "fused"])
+def test_the_linear_peer_scores_new_items_by_their_features(
+    tastes: LoadedRun, tmp_path: Path, row: str
+) -> None:
+    features = [dense(tastes, "text", 0), dense(tastes, "text", 1)]
+    file = new_items(tmp_path / "new.parquet", id=[1, 2], text=features, image=features)
+    rows, run = read_new_items(file, tastes.dataset).rows, with_fusion(tastes, 1.0)
+    scores = score_with_new_items(run, row, rows).scores(np.arange(40))
+    side = torch.arange(40) % 2
+    liked, other = scores[torch.arange(40), 40 + side], scores[torch.arange(40), 41 - side]
+    assert (liked > other).all()
+    torch.testing.assert_close(scores[:, :40], run.scorer(row).scores(np.arange(40)))
+    place = (scores > liked[:, None]).sum(dim=1)
+    assert place.float().mean() < 21  # of 42: items that the user has are among them
+    assert ((scores > other[:, None]).sum(dim=1) >= 21).all()
 
 
 @pytest.mark.parametrize("row", ["text", "concatenation", "aligned-average"])

@@ -36,6 +36,21 @@ def test_rows_have_length_one_where_all_is_present() -> None:
     np.testing.assert_allclose(np.ravel(lengths), [1, 1, 0], atol=1e-6)
 
 
+def test_new_items_have_the_catalogues_means_and_columns() -> None:
+    tables = [DENSE, CATEGORY, BAG]
+    known = item_matrix(tables)
+    np.testing.assert_array_equal(item_matrix(tables, catalogue=tables).toarray(), known.toarray())
+    one = [
+        DenseTable(DENSE.values[:1], PRESENT[:1]),
+        CategoryTable(np.array([0], np.int32), PRESENT[:1]),
+        BagTable(np.array([0, 1]), np.array([1], np.int32), PRESENT[:1]),
+    ]
+    new = item_matrix(one, catalogue=tables)
+    assert new.shape == (1, known.shape[1])
+    np.testing.assert_allclose(new.toarray()[0, :2], known.toarray()[0, :2])
+    assert new.toarray()[0, 2:5].tolist() == pytest.approx([3**-0.5, 0, 0])
+
+
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     table = DenseTable(rng.random((50, 3), dtype=np.float32), np.ones(50, bool))
