@@ -86,8 +86,10 @@ class Plan:
     case: Mapping[str, Any] = field(default_factory=dict)
 
     def part(self, name: str) -> Part:
-        """One part; without jobs where the plan has none of that name."""
-        return next((part for part in self.parts if part.name == name), Part(name, 0.0, ()))
+        """One part, of all tables of that name; without jobs where the plan has none."""
+        found = [part for part in self.parts if part.name == name]
+        jobs = dict.fromkeys(job for part in found for job in part.jobs)
+        return Part(name, min((part.priority for part in found), default=0.0), tuple(jobs))
 
     def ranked(self) -> list[Job]:
         """Every job once, the most valuable first: by priority plus seed, then in the plan's order."""

@@ -75,6 +75,16 @@ def test_a_value_that_is_the_default_makes_no_other_job(tmp_path: Path) -> None:
     assert plan.settings(double).training.epochs == 3
 
 
+def test_tables_of_one_name_are_one_part(tmp_path: Path) -> None:
+    file = tiny(tmp_path)
+    more = file.read_text().partition('[[part]]\nname = "lambda"')
+    again = more[2].replace("1.5", "1.2").replace('[0.0, 0.5, "default", 2.0]', "[2.0, 4.0]")
+    file.write_text("".join([*more, more[1], again]))
+    part = read_plan(file).part("lambda")
+    assert part.priority == 1.2
+    assert [dict(job.values).get("distill_weight") for job in part.jobs] == [0.0, None, 2.0, 4.0]
+
+
 def test_values_change_gnnmr_alone(tmp_path: Path) -> None:
     jobs = read_plan(tiny(tmp_path, 'methods = ["gnnmr"]', 'methods = ["all"]')).part("lambda").jobs
     assert {job.method for job in jobs} == set(METHODS)
