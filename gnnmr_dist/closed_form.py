@@ -21,6 +21,7 @@ from gnnmr_dist.ease import MEMORY_LIMIT, BaselineSkipped
 from gnnmr_dist.errors import Stopped
 from gnnmr_dist.evaluation import Relevant, RowResult, evaluate, relevant_items
 from gnnmr_dist.fitting import Hooks, Record, Session, end_epoch, fit, judge
+from gnnmr_dist.fusion import LINEAR
 from gnnmr_dist.loaded import LoadedRun, Protocol, evaluated
 from gnnmr_dist.models.chosen_value import ChosenValue
 from gnnmr_dist.ranking import Scorer
@@ -133,10 +134,13 @@ def evaluate_baselines(
 
 
 def choices_of(run: LoadedRun) -> dict[str, str]:
-    """What validation chose for a run of a method in closed form, for people; empty where nothing was chosen."""
+    """What validation chose beside weights (a value in closed form, the linear peer), for people; often nothing."""
+    metric = run.settings.evaluation.select_metric
+    if run.fusion is not None:
+        return {LINEAR: f"{run.fusion.text()}, chosen on validation by {metric}"}
     if run.closed_form is None:
         return {}
-    text = _choice(run.names[0], run.value, run.settings.evaluation.select_metric)
+    text = _choice(run.names[0], run.value, metric)
     return {run.names[0]: text} if text else {}
 
 

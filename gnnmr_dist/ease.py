@@ -19,6 +19,9 @@ from gnnmr_dist.ranking import Float32Array, Float64Array, Int64Array, popularit
 MEMORY_LIMIT = 4 << 30
 """Bytes that the dense matrices of one baseline may take, unless told otherwise."""
 
+DENSE_FROM = 0.1
+"""Share of entries that are not zero from which features are multiplied as a dense array."""
+
 COLUMNS_PER_BLOCK = 1024
 """Columns that are held dense at once while fitting."""
 
@@ -54,13 +57,15 @@ class ItemWeightScorer:
 
 @dataclass(frozen=True)
 class RowWeightScorer:
-    """scores = X_u - (K_u Z) / d + ``item_offset``: EASE through the Gram matrix of the rows Z.
+    """scores = X_u - (K_u [X; E]) / d + ``item_offset``: EASE through the Gram matrix of the rows.
 
-    ``rows`` is Z [U + F, I], the users' rows of X and then the items' features (if any, F = 0 else), ``kernel`` K
-    float32 [U, U + F], ``diagonal`` d float32 [I], offset [I]; see :func:`fit_ease`. ``similarity_scale`` as above.
+    ``train`` is X, ``features`` E [F, I] (F = 0 where there are none; dense where few entries are zero, as a product
+    with it is then seven times faster), ``kernel`` K float32 [U, U + F], ``diagonal`` d float32 [I], offset [I]; see
+    :func:`fit_ease`. ``similarity_scale`` as above.
     """
 
-    rows: sp.csr_matrix
+    train: sp.csr_matrix
+    features: sp.csr_matrix | Float32Array
     kernel: Float32Array
     diagonal: Float32Array
     item_offset: Tensor
@@ -68,13 +73,16 @@ class RowWeightScorer:
 
     def history(self, users: Int64Array) -> Float32Array:
         """X_u, dense [n, I]."""
-        dense: Float32Array = self.rows[users].toarray()
+        dense: Float32Array = self.train[users].toarray()
         return dense
 
     def scores(self, users: Int64Array) -> Tensor:
-        """Float32 [n, I]; costs n additions per entry of Z."""
-        projected = (self.rows.T @ self.kernel[users].T).T
-        return torch.from_numpy(self.rows[users] - projected / self.diagonal) + self.item_offset
+        """Float32 [n, I]; costs n additions per train interaction of anybody and per entry of the features."""
+        kernel, num_users = self.kernel[users], self.train.shape[0]
+        projected = (self.train.T @ kernel[:, :num_users].T).T
+        if self.features.shape[0]:
+            projected += (self.features.T @ kernel[:, num_users:].T).T
+        return torch.from_numpy(self.train[users] - projected / self.diagonal) + self.item_offset
 
 
 @dataclass(frozen=True)
@@ -136,7 +144,7 @@ def fit_ease(
     if (features is None) != (feature_weight == 0) or feature_weight < 0:
         raise ValueError(f"features need a weight above 0 and no features 0, got {feature_weight}")
     extra = _no_rows(graph) if features is None else features.T.tocsr()
-    if skipped := ease_too_large(graph, memory_limit, extra.shape[0]):
+    if skipped := ease_too_large(graph, memory_limit, extra.shape[0], extra.nnz):
         return skipped
     train, (users, items) = train_matrix(graph), _degree_scales(graph, user_power, item_power)
     scaled = (sp.diags_array(1 / users) @ train @ sp.diags_array(1 / items)).tocsr()
@@ -146,14 +154,16 @@ def fit_ease(
     return (_by_items if graph.num_items <= graph.num_users + extra.shape[0] else _by_rows)(problem)
 
 
-def ease_too_large(graph: Graph, limit: int = MEMORY_LIMIT, num_columns: int = 0) -> BaselineSkipped | None:
-    """Why :func:`fit_ease` would be skipped on this graph with F = ``num_columns``; None where it has room.
+def ease_too_large(
+    graph: Graph, limit: int = MEMORY_LIMIT, num_columns: int = 0, num_entries: int = 0
+) -> BaselineSkipped | None:
+    """Why :func:`fit_ease` would be skipped on this graph; None where it has room.
 
-    It needs 24 bytes per entry of the squared smaller side of I and U + F (Gram matrix, factor, inverse), and 12 per
-    entry of the features, taken as full.
+    It needs 24 bytes per entry of the squared smaller side of I and U + F, F = ``num_columns`` (Gram matrix, factor,
+    inverse), and 60 per entry of the features that is not zero (measured: the copies that are made of them).
     """
     side = min(graph.num_users + num_columns, graph.num_items)
-    needed = 24 * side**2 + 12 * num_columns * graph.num_items
+    needed = 24 * side**2 + 60 * num_entries
     what = f"a {side} x {side} Gram matrix" + (f" and {num_columns} feature columns" if num_columns else "")
     return limited("EASE", what, needed, limit)
 
@@ -250,9 +260,11 @@ def _by_rows(problem: _Problem) -> RowWeightScorer:
     diagonal = _diagonal(rows.tocsc(), kernel) / problem.l2
     kernel = kernel[:num_users] * users[:, None]
     kernel[:, :num_users] /= users
-    plain = sp.vstack([problem.train, extra], format="csr", dtype=np.float32)
+    train, features = problem.train.astype(np.float32), extra.astype(np.float32)
+    if features.nnz > DENSE_FROM * features.shape[0] * features.shape[1]:
+        features = features.toarray()
     single = (kernel.astype(np.float32), diagonal.astype(np.float32))
-    return RowWeightScorer(plain, *single, problem.offset, problem.similarity_scale(diagonal))
+    return RowWeightScorer(train, features, *single, problem.offset, problem.similarity_scale(diagonal))
 
 
 def _diagonal(columns: sp.csc_matrix, kernel: Float64Array) -> Float64Array:

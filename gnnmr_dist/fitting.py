@@ -31,7 +31,6 @@ from gnnmr_dist.evaluation import (
     presence_table,
     relevant_items,
 )
-from gnnmr_dist.fusion import FUSED, LINEAR
 from gnnmr_dist.mapped import check_scratch, table_maker
 from gnnmr_dist.members import Member, members_of, refuse_names
 from gnnmr_dist.memory import keep_freed_memory, memory_now
@@ -112,7 +111,7 @@ def check_settings(dataset: Dataset, settings: Settings) -> None:
     Raises:
         InputError: naming the setting.
     """
-    refuse_names(dataset, (*ENSEMBLES, LINEAR, FUSED, *CLOSED_FORM))
+    refuse_names(dataset)
     names = [member.name for member in members_of(dataset, settings.model)]
     row = settings.evaluation.select_row
     if row not in (*ENSEMBLES, *names):

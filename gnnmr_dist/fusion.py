@@ -44,6 +44,12 @@ class Fusion:
     linear: LinearPeer
     weight: float
 
+    def text(self) -> str:
+        """For people."""
+        peer = self.linear
+        powers = f"powers of degrees {peer.user_power:g} (users) and {peer.item_power:g} (items)"
+        return f"l2 = {peer.l2:g}, {powers}, features {peer.feature_weight:g}, {self.weight:g} times a network in fused"
+
 
 def fit_linear_peer(
     graph: Graph, peer: LinearPeer, features: sp.csr_matrix | None

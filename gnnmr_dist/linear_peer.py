@@ -37,9 +37,9 @@ def choose_linear_peer(
 ) -> LinearPeer | BaselineSkipped:
     """The linear peer that is best alone by ``metric`` on validation; of equals the first tried.
 
-    Under each of NORMALISATIONS l2 climbs in EASE_GRID, from where the one before ended, for as long as that helps.
-    From the best of them the weight of the ``features`` [I, F] climbs, then l2 and that weight once more. About
-    fifteen fits. :class:`BaselineSkipped` where its matrix has no room.
+    Under each of NORMALISATIONS l2 climbs in EASE_GRID, from where the one before ended, for as long as that does no
+    harm; then the weight of the ``features`` [I, F], l2 and that weight once more. Some twenty fits.
+    :class:`BaselineSkipped` where its matrix has no room.
     """
     if (why := ease_too_large(graph)) is not None:
         return why
@@ -52,23 +52,22 @@ def choose_linear_peer(
 
     l2 = FIRST_L2
     for user_power, item_power in NORMALISATIONS:
-        l2 = _climb(LinearPeer(l2, user_power, item_power), "l2", EASE_GRID, value).l2
-    if features is not None:
-        best = max(values, key=lambda peer: values[peer])
+        best = _climb(LinearPeer(l2, user_power, item_power), "l2", EASE_GRID, value)
+        l2 = best.l2
         for name, grid in (("feature_weight", FEATURE_WEIGHTS), ("l2", EASE_GRID)) * 2:
-            best = _climb(best, name, grid, value)
+            best = best if features is None else _climb(best, name, grid, value)
     return max(values, key=lambda peer: values[peer])
 
 
 def _climb(
     peer: LinearPeer, name: str, grid: Sequence[float], value: Callable[[LinearPeer], float]
 ) -> LinearPeer:
-    """Move one of the peer's arguments along its grid, in either direction, for as long as the value grows."""
+    """Move one of the peer's arguments along its grid, in either direction, for as long as the value does not fall."""
     for step in (1, -1):
         place = grid.index(getattr(peer, name)) + step
         while 0 <= place < len(grid):
             other = replace(peer, **{name: grid[place]})
-            if value(other) <= value(peer):
+            if value(other) < value(peer):
                 break
             peer, place = other, place + step
     return peer

@@ -128,7 +128,8 @@ class LoadedRun:
         make = partial(self._make, dtype=parameter_dtype(settings.training.precision))
         encoder = build_network(*shape, member.inputs, settings.model, layers, key=0, make=make)
         try:
-            load_weights(encoder, self.model.tensors(member.name, "weights"))
+            part = "best" if self.model.has(member.name, "best") else "weights"
+            load_weights(encoder, self.model.tensors(member.name, part))
         except ValueError as error:
             raise bad_input(self.model.address, f"weights of {member.name}", str(error)) from None
         return encoder

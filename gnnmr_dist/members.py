@@ -13,13 +13,12 @@ import scipy.sparse as sp
 
 from gnnmr_dist.baselines import CLOSED_FORM
 from gnnmr_dist.config import ModelSettings
-from gnnmr_dist.data.dataset import Dataset, ModalityInfo
-from gnnmr_dist.data.item_matrix import count_columns, item_matrix
-from gnnmr_dist.ease import ease_too_large
+from gnnmr_dist.data.dataset import Dataset, FeatureTable, ModalityInfo
+from gnnmr_dist.data.item_matrix import item_matrix, size
+from gnnmr_dist.ease import BaselineSkipped, ease_too_large
 from gnnmr_dist.errors import InputError, bad_input
 from gnnmr_dist.models.inputs import Kind
-
-KEYWORDS = ("auto", "each", "dense", "fields", "all", "id")
+from gnnmr_dist.presets import KEYWORDS, READS_FEATURES, RESERVED
 
 FIELDS_APART = 4
 """``auto``: up to so many categories and bags are a member each, more of them share one (docs/decisions.md)."""
@@ -44,7 +43,8 @@ def members_of(dataset: Dataset, settings: ModelSettings) -> tuple[Member, ...]:
     A method in closed form has one member, which reads nothing, whatever the settings name.
 
     Raises:
-        InputError: an entry names no modality of the data set, or two members would have one name.
+        InputError: an entry names no modality of the data set, two members would have one name, or a member reads
+            nothing of a method that needs features.
     """
     if settings.method in CLOSED_FORM:
         return (Member(settings.method, ()),)
@@ -56,14 +56,17 @@ def members_of(dataset: Dataset, settings: ModelSettings) -> tuple[Member, ...]:
     for name in names:
         if names.count(name) > 1:
             raise InputError(f"members: expected different members, got {name!r} twice")
+    if settings.method in READS_FEATURES and not all(member.modalities for member in found):
+        got = ", ".join(settings.members)
+        raise InputError(f"members: expected modalities for method {settings.method}, got {got}")
     return tuple(found)
 
 
-def refuse_names(dataset: Dataset, taken: Sequence[str]) -> None:
+def refuse_names(dataset: Dataset) -> None:
     """Raise InputError where a modality has a name that would mean something else in settings or results."""
     for name in (info.name for info in dataset.modalities):
-        if name in (*taken, *KEYWORDS) or "+" in name:
-            expected = f"modality names without + other than {', '.join((*taken, *KEYWORDS))}"
+        if name in RESERVED or "+" in name:
+            expected = f"modality names without + other than {', '.join(RESERVED)}"
             raise bad_input(dataset.path, expected, repr(name))
 
 
@@ -102,9 +105,17 @@ def modalities_of(members: Sequence[Member]) -> tuple[ModalityInfo, ...]:
     return tuple({info.name: info for member in members for info in member.modalities}.values())
 
 
+def features_skipped(dataset: Dataset, members: Sequence[Member]) -> BaselineSkipped | None:
+    """Why the linear peer reads none of the members' features though it has room itself; None where it reads them."""
+    num_columns, num_entries = size(_tables(dataset, members))
+    return ease_too_large(dataset.graph, num_columns=num_columns, num_entries=num_entries)
+
+
 def item_features(dataset: Dataset, members: Sequence[Member]) -> sp.csr_matrix | None:
     """What the members read as one matrix [I, F], for the linear peer; None where that is nothing, or has no room."""
-    tables = [dataset.features(info.name) for info in modalities_of(members)]
-    if not tables or ease_too_large(dataset.graph, num_columns=count_columns(tables)) is not None:
-        return None
-    return item_matrix(tables)
+    tables = _tables(dataset, members)
+    return item_matrix(tables) if tables and features_skipped(dataset, members) is None else None
+
+
+def _tables(dataset: Dataset, members: Sequence[Member]) -> list[FeatureTable]:
+    return [dataset.features(info.name) for info in modalities_of(members)]

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 
+from gnnmr_dist.errors import Stopped
+
 
 class Wish(IntEnum):
     """What to do after the next step; where workers differ the largest counts."""
@@ -40,6 +42,23 @@ class Notice:
     def heard(self) -> Wish:
         """What this worker has heard so far."""
         return max(self.told, Wish.MOVE) if self.leaving() else self.told
+
+
+@contextmanager
+def stopped_by_sigterm(when: str) -> Iterator[None]:
+    """While open, SIGTERM raises :class:`Stopped` in the main thread: for work that is done anew on resuming."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:
+        raise Stopped(f"asked to end {when}")
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -13,6 +13,27 @@ from gnnmr_dist.errors import InputError
 
 Nested = dict[str, dict[str, Any]]
 
+KEYWORDS = ("auto", "each", "dense", "fields", "all", "id")
+"""Words of the setting ``members``."""
+
+READS_FEATURES = ("vbpr", "mmgcn", "pmgt")
+"""Methods whose network is one on features."""
+
+RESERVED = (
+    *(
+        "concatenation",
+        "average",
+        "aligned-average",
+        "linear-peer",
+        "fused",
+        "popularity",
+        "item-knn",
+        "ease",
+    ),
+    *KEYWORDS,
+)
+"""Names that no modality may have: rows of the results and words of settings."""
+
 PRESETS: dict[str, Nested] = {
     "default": {},
     # The strict reading of the paper (docs/paper-map.md): bipartite messages only, last layer, dot products, BPR.

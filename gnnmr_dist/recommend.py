@@ -19,6 +19,7 @@ from gnnmr_dist import storage
 from gnnmr_dist.approximate import SAMPLE, ApproximateIndex
 from gnnmr_dist.cli import Parser, guarded
 from gnnmr_dist.errors import InputError, bad_input
+from gnnmr_dist.fusion import LINEAR
 from gnnmr_dist.loaded import LoadedRun, open_run
 from gnnmr_dist.new_items import NewItems, read_new_items, score_with_new_items
 from gnnmr_dist.ranking import (
@@ -55,7 +56,7 @@ class Recommender:
         ``row`` None = the run's best ensemble.
         """
         row = run.best_row if row is None else row
-        self.run, self.k = run, k
+        self.run, self.row, self.k = run, row, k
         dataset = run.dataset
         ids, titles = pa.array(dataset.item_ids), pa.array(dataset.item_titles, pa.string())
         cold = train_counts(dataset.graph) == 0
@@ -181,7 +182,7 @@ def command(argv: Sequence[str] | None) -> None:
     if row is None and arguments.approximate is not None and run.closed_form is None:
         row = "concatenation"  # the best that an index can hold
     recommender = Recommender(run, arguments.k, row, new_items=new, include_seen=arguments.include_seen)
-    notes = [*(new.notes if new else ()), *_unknown_users(run, users)]
+    notes = [*(new.notes if new else ()), *_unknown_users(run, recommender.row, users)]
     if arguments.approximate is not None:
         notes.append(recommender.approximate(users, arguments.approximate))
     for note in notes:
@@ -210,11 +211,12 @@ def _users(run: LoadedRun, arguments: Any) -> Int64Array:
     return run.dataset.user_number(list(dict.fromkeys(ids)))
 
 
-def _unknown_users(run: LoadedRun, users: Int64Array) -> list[str]:
+def _unknown_users(run: LoadedRun, row: str, users: Int64Array) -> list[str]:
     count = int((run.dataset.graph.degree()[users] == 0).sum())
     if not count:
         return []
-    what = "the mean user's embedding" if run.closed_form is None else "popularity"
+    linear = run.closed_form is not None or row == LINEAR
+    what = "popularity" if linear else "the mean user's embedding"
     return [f"{count} of {users.size} users have no train interactions: they get {what}"]
 
 

@@ -58,8 +58,15 @@ class RunDirectory:
         return storage.join(self.address, *parts)
 
     def begin(self, info: RunInfo, settings: Settings, extra: Mapping[str, Any]) -> None:
-        """Write settings.toml and run.json (what made the results that will stand beside them)."""
-        storage.write_bytes_atomic(self.place(SETTINGS), to_toml(settings).encode())
+        """Write settings.toml and run.json (what made the results that will stand beside them).
+
+        Raises:
+            InputError: the directory cannot be made.
+        """
+        try:
+            storage.write_bytes_atomic(self.place(SETTINGS), to_toml(settings).encode())
+        except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
+            raise bad_input(self.address, "a place for a directory", error.strerror) from None
         content = {"dataset": info.dataset, "data_digest": info.data_digest, "seed": settings.training.seed}
         content |= {"modalities": [m.name for m in info.modalities], "members": list(info.members)}
         content |= {"versions": dict(info.versions), **extra}
@@ -130,8 +137,15 @@ class RunDirectory:
             )
         return checkpoint, passed
 
-    def publish_model(self, checkpoint: Checkpoint) -> None:
-        """Copy the best weights into model/, in the form of a checkpoint that holds weights only, manifest last."""
+    def publish_model(self, checkpoint: Checkpoint, fusion: Fusion | None = None) -> None:
+        """Copy the best weights into model/, in the form of a checkpoint that holds weights only, manifest last.
+
+        ``fusion``: what validation chose for the linear peer, if there is one. An earlier model is removed.
+        """
+        storage.remove_tree(self.place(MODEL), first=MANIFEST)
+        if fusion is not None:
+            content = json.dumps({**asdict(fusion.linear), "weight": fusion.weight}) + "\n"
+            storage.write_bytes_atomic(self.place(MODEL, FUSION), content.encode())
         fingerprints: dict[str, bytes] = {}
         for member in checkpoint.info.members:
             part = "best" if checkpoint.has(member, "best") else "weights"
@@ -143,13 +157,8 @@ class RunDirectory:
             self.place(MODEL, MANIFEST), manifest_bytes(checkpoint.info, checkpoint.state, fingerprints)
         )
 
-    def publish_fusion(self, fusion: Fusion) -> None:
-        """Write what validation chose for the linear peer beside the model."""
-        content = json.dumps({**asdict(fusion.linear), "weight": fusion.weight}) + "\n"
-        storage.write_bytes_atomic(self.place(MODEL, FUSION), content.encode())
-
     def fusion(self) -> Fusion | None:
-        """What :meth:`publish_fusion` wrote, None if nothing.
+        """What :meth:`publish_model` was given, None if nothing.
 
         Raises:
             InputError: the file holds something else.

@@ -19,10 +19,11 @@ from gnnmr_dist.distributed.mesh import check_groups, local_device, one_process
 from gnnmr_dist.ease import BaselineSkipped
 from gnnmr_dist.errors import InputError, RunError, Stopped, without_secrets
 from gnnmr_dist.fitting import Record, check_settings, open_session, run_info
+from gnnmr_dist.fusion import Fusion
 from gnnmr_dist.linear_peer import fuse_with_linear_peer
-from gnnmr_dist.loaded import open_run
-from gnnmr_dist.members import members_of
-from gnnmr_dist.notice import Notice, ended_by_sigterm
+from gnnmr_dist.loaded import LoadedRun, open_run
+from gnnmr_dist.members import features_skipped, members_of
+from gnnmr_dist.notice import Notice, ended_by_sigterm, stopped_by_sigterm
 from gnnmr_dist.pace import Pace
 from gnnmr_dist.reporting import EpochProgress, MetricsLog
 from gnnmr_dist.runs import CHECKPOINTS, METRICS, OneProcessHooks, RunDirectory
@@ -120,12 +121,7 @@ def train(
                     watch(record)
 
             finished = _work(dataset, run, settings, start, show, begin)
-        close(run, settings, finished)
-        if closed:
-            for name, choice in choices_of(open_run(run.address, dataset.path)).items():
-                print(f"{name}: {choice}")
-        elif settings.model.linear_peer:
-            _fuse(run, dataset)
+        close(run, settings, dataset, finished)
     print(f"next: python -m gnnmr_dist.evaluate --run {shlex.quote(run.address)} --split test")
 
 
@@ -177,8 +173,10 @@ def _noted(run: RunDirectory, dataset: str) -> Iterator[None]:
     run.note("finished")
 
 
-def close(run: RunDirectory, settings: Settings, finished: str | None) -> None:
+def close(run: RunDirectory, settings: Settings, dataset: Dataset, finished: str | None) -> None:
     """Publish the best model of a run and say where all is; ``finished`` as the workers told, None = not heard.
+
+    The linear peer is chosen before, so that a run that has a model has all of it.
 
     Raises:
         RunError: training diverged, or its newest checkpoint does not say that it was finished.
@@ -193,25 +191,32 @@ def close(run: RunDirectory, settings: Settings, finished: str | None) -> None:
     checkpoint, _ = run.newest()
     if checkpoint.state.finished is None:
         raise RunError(f"training ended before it was finished, at {checkpoint.address}; --resume goes on")
-    run.publish_model(checkpoint)
+    closed = settings.model.method in CLOSED_FORM
+    with stopped_by_sigterm("while the linear peer was chosen"):
+        fusion = (
+            _fusion(run, checkpoint, settings, dataset) if settings.model.linear_peer and not closed else None
+        )
+    run.publish_model(checkpoint, fusion)
     state, metric = checkpoint.state, settings.evaluation.select_metric
     members = checkpoint.info.members
     row = settings.evaluation.select_row if len(members) > 1 else members[0]
     print(f"best validation {metric} of {row}: {state.best_value:.4f} (epoch {state.best_epoch})")
     print(f"model, metrics.jsonl and checkpoints are in {run.address}")
+    for name, choice in choices_of(open_run(run.address, dataset.path)).items():
+        print(f"{name}: {choice}")
 
 
-def _fuse(run: RunDirectory, dataset: Dataset) -> None:
-    """Choose on validation how the linear peer joins the finished model, and keep it beside the model."""
-    fusion = fuse_with_linear_peer(open_run(run.address, dataset.path))
+def _fusion(run: RunDirectory, checkpoint: Checkpoint, settings: Settings, dataset: Dataset) -> Fusion | None:
+    """How the linear peer joins a checkpoint's best model, as validation prefers; None where it has no room."""
+    members = members_of(dataset, settings.model)
+    mesh = one_process(len(members), local_device(settings.cluster.use_gpu))
+    fusion = fuse_with_linear_peer(LoadedRun(run, checkpoint, settings, dataset, members, mesh))
     if isinstance(fusion, BaselineSkipped):
         print(f"no linear peer: {fusion.reason}")
-        return
-    run.publish_fusion(fusion)
-    peer = fusion.linear
-    powers = f"powers of degrees {peer.user_power:g} (users) and {peer.item_power:g} (items)"
-    own = f"l2 {peer.l2:g}, {powers}, features {peer.feature_weight:g}"
-    print(f"linear peer: {own}; weight {fusion.weight:g} (all chosen on validation)")
+        return None
+    if why := features_skipped(dataset, members):
+        print(f"the linear peer has no features: {why.reason}")
+    return fusion
 
 
 def _opening(

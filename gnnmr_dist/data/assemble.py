@@ -29,6 +29,7 @@ from gnnmr_dist.data.sorting import in_order
 from gnnmr_dist.data.tables import Source
 from gnnmr_dist.data.writer import ModalityData
 from gnnmr_dist.errors import bad_input
+from gnnmr_dist.presets import RESERVED
 
 IntArray = npt.NDArray[np.integer]
 
@@ -219,5 +220,8 @@ def _modalities(recipe: Recipe, catalogue: Catalogue, source: Source) -> list[Mo
     for modality in modalities:
         if modality.name.casefold() in seen:
             raise bad_input(f"recipe {recipe.name}", "every modality named once", f"{modality.name!r} twice")
+        if modality.name in RESERVED:
+            expected = f"modality names other than {', '.join(RESERVED)}"
+            raise bad_input(f"recipe {recipe.name}", expected, repr(modality.name))
         seen.add(modality.name.casefold())
     return modalities

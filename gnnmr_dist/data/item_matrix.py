@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -10,12 +10,12 @@ import scipy.sparse as sp
 
 from gnnmr_dist.data.feature_tables import CategoryTable, DenseTable, FeatureTable
 
-_BLOCK = 1 << 16  # rows
+_BLOCK = 1 << 14  # rows
 
 
-def count_columns(tables: Iterable[FeatureTable]) -> int:
-    """F, without making the matrix."""
-    return sum(_columns(table) for table in tables)
+def size(tables: Sequence[FeatureTable]) -> tuple[int, int]:
+    """F and the most entries that are not zero, without making the matrix."""
+    return sum(_columns(table) for table in tables), sum(_entries(table) for table in tables)
 
 
 def item_matrix(
@@ -45,6 +45,10 @@ def _columns(table: FeatureTable) -> int:
     return int(table.codes.max(initial=-1)) + 1
 
 
+def _entries(table: FeatureTable) -> int:
+    return int(table.values.size if isinstance(table, DenseTable) else table.codes.size)
+
+
 def _unit_rows(table: FeatureTable, origin: FeatureTable) -> sp.csr_matrix:
     if isinstance(table, DenseTable):
         assert isinstance(origin, DenseTable)
@@ -61,20 +65,19 @@ def _unit_rows(table: FeatureTable, origin: FeatureTable) -> sp.csr_matrix:
     return matrix
 
 
-def _dense(table: DenseTable, mean: npt.NDArray[np.float32]) -> sp.csr_matrix:
+def _dense(table: DenseTable, mean: npt.NDArray[np.float64]) -> sp.csr_matrix:
     blocks = []
     for start in range(0, table.num_rows, _BLOCK):
-        block = table.values[start : start + _BLOCK].astype(np.float32) - mean
+        block = table.values[start : start + _BLOCK] - mean
         block[~table.present[start : start + _BLOCK]] = 0
         length = np.linalg.norm(block, axis=1, keepdims=True)
-        blocks.append(sp.csr_matrix(block / np.where(length > 0, length, 1)))
+        blocks.append(sp.csr_matrix((block / np.where(length > 0, length, 1)).astype(np.float32)))
     return sp.vstack(blocks, format="csr")
 
 
-def _mean(table: DenseTable) -> npt.NDArray[np.float32]:
+def _mean(table: DenseTable) -> npt.NDArray[np.float64]:
     """Of the present rows [dim]; missing rows are stored as zeros."""
     total = np.zeros(table.values.shape[1])
     for start in range(0, table.num_rows, _BLOCK):
         total += table.values[start : start + _BLOCK].sum(axis=0, dtype=np.float64)
-    mean: npt.NDArray[np.float32] = (total / max(int(table.present.sum()), 1)).astype(np.float32)
-    return mean
+    return total / max(int(table.present.sum()), 1)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from gnnmr_dist.errors import InputError, bad_input
+from gnnmr_dist.presets import RESERVED
 
 SPLITS = ("train", "valid", "test")
 
@@ -28,13 +29,19 @@ def _sum_to_one(ratios: tuple[float, float, float]) -> tuple[float, float, float
     return ratios
 
 
+def _not_reserved(name: str) -> str:
+    if name in RESERVED:
+        raise ValueError(f"a name other than {', '.join(RESERVED)}")
+    return name
+
+
 SourcePath = Annotated[str, AfterValidator(_inside)]
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 Ratios = Annotated[tuple[Share, Share, Share], Field(strict=False), AfterValidator(_sum_to_one)]
 Count = Annotated[int, Field(ge=0)]
 Names = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
 MODALITY_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
-ModalityName = Annotated[str, Field(pattern=MODALITY_NAME, max_length=64)]
+ModalityName = Annotated[str, Field(pattern=MODALITY_NAME, max_length=64), AfterValidator(_not_reserved)]
 
 
 def _both_or_none(one: object) -> str:

@@ -219,8 +219,8 @@ def test_what_does_not_fit_in_memory_is_skipped_with_a_reason() -> None:
         assert isinstance(skipped, BaselineSkipped)
         assert "12 x 12" in skipped.reason
     assert not isinstance(fit_ease(graph, 1.0, memory_limit=24 * 12**2), BaselineSkipped)
-    more = {"features": sp.csr_matrix((12, 5), dtype=np.float32), "feature_weight": 1.0}
-    needed = 24 * 12**2 + 12 * 12 * 5
+    more = {"features": sp.csr_matrix(np.ones((12, 5), np.float32)), "feature_weight": 1.0}
+    needed = 24 * 12**2 + 60 * 12 * 5
     skipped = fit_ease(graph, 1.0, **more, memory_limit=needed - 1)
     assert isinstance(skipped, BaselineSkipped)
     assert "5 feature columns" in skipped.reason

@@ -94,7 +94,7 @@ def test_features_without_room_are_left_out(dataset: Dataset, monkeypatch: pytes
     members = members_of(dataset, ModelSettings())
     monkeypatch.setattr(
         "gnnmr_dist.members.ease_too_large",
-        lambda graph, num_columns: BaselineSkipped("too big") if num_columns > 0 else None,
+        lambda graph, num_columns, num_entries: BaselineSkipped("too big") if num_entries > 0 else None,
     )
     assert item_features(dataset, members) is None
     assert item_features(dataset, [Member("id", ())]) is None

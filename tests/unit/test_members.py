@@ -15,6 +15,7 @@ from gnnmr_dist.data.dataset import Dataset, ModalityInfo
 from gnnmr_dist.errors import InputError
 from gnnmr_dist.evaluation import presence_table
 from gnnmr_dist.members import members_of
+from gnnmr_dist.presets import READS_FEATURES
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +68,12 @@ def test_a_baseline_bears_its_own_name(dataset: Dataset) -> None:
 def test_refused(dataset: Dataset, entries: tuple[str, ...], message: str) -> None:
     with pytest.raises(InputError, match=f"^members: expected .*{message}"):
         read(dataset, *entries)
+
+
+@pytest.mark.parametrize("method", READS_FEATURES)
+def test_a_method_on_features_needs_some(dataset: Dataset, method: str) -> None:
+    with pytest.raises(InputError, match=f"^members: expected modalities for method {method}, got id"):
+        read(dataset, "id", method=method)
 
 
 def test_no_modality_of_that_kind(tmp_path: Path) -> None:

@@ -110,6 +110,8 @@ RECIPE_CASES = [
     Case("absolute path", recipe('"text.npy"', '"/data/text.npy"')),
     Case("modality named twice", recipe('name = "genre"', 'name = "Text"')),
     Case("modality named twice by `categories`", text("codes.json", '["sector", "text"]')),
+    Case("modality named as a row of the results", recipe('name = "genre"', 'name = "fused"')),
+    Case("the same by `categories`", text("codes.json", '["sector", "id"]')),
     Case("illegal modality name", recipe('name = "genre"', 'name = "gen/re"')),
     Case("unknown kind of modality", recipe('kind = "bag"', 'kind = "sparse"')),
     Case("no modality", lambda: recipe(Path("recipe.toml").read_text().split("title = ")[1], '"title"\n')()),

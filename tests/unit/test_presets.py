@@ -6,8 +6,11 @@ from typing import get_args
 
 import pytest
 
+from gnnmr_dist.baselines import CLOSED_FORM
 from gnnmr_dist.config import ModelSettings, build
-from gnnmr_dist.presets import METHODS, PRESETS
+from gnnmr_dist.evaluation import ENSEMBLES
+from gnnmr_dist.fusion import FUSED, LINEAR
+from gnnmr_dist.presets import KEYWORDS, METHODS, PRESETS, RESERVED
 
 
 def test_every_method_is_a_choice_and_makes_settings() -> None:
@@ -17,6 +20,10 @@ def test_every_method_is_a_choice_and_makes_settings() -> None:
         for section, table in METHODS[name].items():
             for key, value in table.items():
                 assert getattr(getattr(settings, section), key) == value
+
+
+def test_no_modality_may_have_the_name_of_a_row_or_a_keyword() -> None:
+    assert set(RESERVED) == {*ENSEMBLES, LINEAR, FUSED, *CLOSED_FORM, *KEYWORDS}
 
 
 def test_every_other_source_wins_over_the_method() -> None:

@@ -6,12 +6,14 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
 from helpers import planted
 
 from gnnmr_dist.config import Settings
+from gnnmr_dist.data.dataset import open_dataset
 from gnnmr_dist.errors import RunError
 from gnnmr_dist.runs import RunDirectory
 from gnnmr_dist.train import close, main
@@ -135,7 +137,7 @@ def test_an_output_with_files_is_refused(data: Path, run: Path, capsys: pytest.C
     assert "a new or empty output directory (or --resume)" in capsys.readouterr().err
 
 
-def test_a_run_that_ended_without_finishing_publishes_no_model(run: Path) -> None:
+def test_a_run_that_ended_without_finishing_publishes_no_model(data: Path, run: Path) -> None:
     """As when the workers are gone and nobody heard how they ended."""
     shutil.rmtree(run / "model")
     directory = RunDirectory(str(run))
@@ -143,8 +145,28 @@ def test_a_run_that_ended_without_finishing_publishes_no_model(run: Path) -> Non
         if "epoch-00002" in place:
             shutil.rmtree(place)
     with pytest.raises(RunError, match=r"ended before it was finished.*--resume"):
-        close(directory, Settings(), None)
+        close(directory, Settings(), open_dataset(data), None)
     assert not (run / "model").exists()
+
+
+def test_sigterm_while_the_linear_peer_is_chosen_leaves_a_run_to_resume(
+    data: Path, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No model without its fusion, nor with an older one; the state says what happened."""
+    kept = (run / "model" / "fusion.json").read_bytes()
+
+    def ended(run: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("gnnmr_dist.train.fuse_with_linear_peer", ended)
+        assert resume(data, run, "--epochs", "3") == 143
+    assert "asked to end while the linear peer was chosen; state saved" in capsys.readouterr().err
+    assert json.loads((run / "status.json").read_text())["status"] == "interrupted"
+    assert json.loads((run / "model" / "manifest.json").read_text())  # of the two epochs, with its fusion
+    assert (run / "model" / "fusion.json").read_bytes() == kept
+    assert resume(data, run) == 0
+    assert json.loads((run / "status.json").read_text())["status"] == "finished"
 
 
 @pytest.mark.parametrize("below", ["", "run"])

@@ -5,7 +5,7 @@ import pytest
 
 from gnnmr_dist.data import item_matrix as module
 from gnnmr_dist.data.feature_tables import BagTable, CategoryTable, DenseTable
-from gnnmr_dist.data.item_matrix import count_columns, item_matrix
+from gnnmr_dist.data.item_matrix import item_matrix, size
 
 PRESENT = np.array([True, True, False])
 DENSE = DenseTable(np.array([[3, 0], [1, 2], [0, 0]], np.float16), PRESENT)
@@ -27,7 +27,9 @@ def test_by_hand() -> None:
     ):
         matrix = item_matrix(tables)
         assert matrix.dtype == np.float32
-        assert matrix.shape[1] == count_columns(tables)
+        columns, entries = size(tables)
+        assert matrix.shape[1] == columns
+        assert matrix.nnz <= entries
         np.testing.assert_allclose(matrix.toarray(), expected, atol=1e-6)
 
 
@@ -71,3 +73,10 @@ def test_nothing_present_and_no_table() -> None:
     assert matrix.nnz == 0 or not matrix.toarray().any()
     with pytest.raises(ValueError, match="one feature table"):
         item_matrix([])
+
+
+def test_rows_of_any_size_have_length_one() -> None:
+    values = np.array([[1e25, 2e25], [1e-30, 0], [3e25, 1e25]], np.float32)
+    for rows in (values[[0, 2]], values[[1]] * np.array([[1], [2]], np.float32)):
+        lengths = np.linalg.norm(item_matrix([DenseTable(rows, np.ones(2, bool))]).toarray(), axis=1)
+        np.testing.assert_allclose(lengths, 1, rtol=1e-5)

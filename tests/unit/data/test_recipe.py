@@ -69,6 +69,12 @@ def test_paths_stay_inside_the_source(path: str) -> None:
         parse_recipe(raw(interactions={"file": path}), "r.toml")
 
 
+@pytest.mark.parametrize("name", ["fused", "fields", "id", "concatenation"])
+def test_a_name_that_means_something_else_later_is_refused_now(name: str) -> None:
+    with pytest.raises(InputError, match=f"a name other than concatenation, .*got '{name}'"):
+        parse_recipe(raw(modality=[{"name": name, "kind": "category", "column": "a"}]), "r.toml")
+
+
 def test_recipes_of_the_documentation_are_valid() -> None:
     page = (Path(__file__).parents[3] / "docs" / "prepare.md").read_text()
     examples = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
