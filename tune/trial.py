@@ -44,7 +44,20 @@ def run_trial(config: Mapping[str, Any]) -> dict[str, Any]:
         return telling.last | {"failed": str(error), "bad_input": True}
     except RunError as error:
         return telling.last | {"failed": str(error), "bad_input": False}
+    except OSError:
+        if (gone := _refusal(config["dataset"])) is None:
+            raise
+        return telling.last | {"failed": gone, "bad_input": True}
     return telling.last
+
+
+def _refusal(dataset: str) -> str | None:
+    """Why the data set cannot be opened (it may have disappeared in the middle of a trial); None where it can."""
+    try:
+        open_dataset(dataset, verify="structure")
+    except InputError as error:
+        return str(error)
+    return None
 
 
 def _train(address: str, output: str, settings: Settings, telling: _Telling) -> None:
