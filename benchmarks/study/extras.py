@@ -130,9 +130,9 @@ def cold(page: Page, findings: Findings) -> None:
     page.heading(2, "Cold items")
     page.text(
         "A fifth of the items held out with all their interactions, half of them for validation and half "
-        "for test; full ranking, so cold items compete with all warm ones the user has not seen. GNNMR "
-        "ranks them by features alone, without ID vectors; a method without features can do no better "
-        "than chance among them, and popularity gives them nothing."
+        "for test; full ranking, so cold items compete with all warm ones the user has not seen. The "
+        "networks of GNNMR know them by features alone, without ID vectors, and so does its linear peer; a "
+        "method without features can do no better than chance among them, and popularity gives them nothing."
     )
     _by_variant(page, findings, "cold", ["cold-items"])
 

@@ -62,7 +62,8 @@ def _protocol(page: Page, findings: Findings) -> None:
         "Test split, read once per run; full ranking of all items, train items masked, popularity x 1e-6 "
         "added to every score; users without train interactions count. Values: mean ± sample deviation "
         "over seeds (of training; the split of a set is one). Every setting is the package's default for "
-        "the method, nothing tuned per set; early stopping on validation Recall@20. Shared by all jobs: "
+        "the method, nothing tuned per set but in the part that says so; early stopping on validation "
+        "Recall@20. Shared by all jobs: "
         f"{defaults or 'nothing else'}. One process with one thread per job, as many jobs at once as "
         "told. Popularity, item-kNN and EASE have no seed."
     )
