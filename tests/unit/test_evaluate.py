@@ -103,7 +103,7 @@ def test_the_runs_own_json_says_where_the_numbers_come_from(written: Path, loade
     assert origin["users_without_train"] == len(set(sets(loaded, "test")) - set(sets(loaded, "train"))) > 0
     assert origin["choices"]["ease"].startswith("l2 = ")
     assert origin["choices"]["item-knn"].startswith("neighbours = ")
-    assert set(origin["choices"]) == {"ease", "item-knn"}
+    assert set(origin["choices"]) == {"ease", "item-knn", "linear-peer"}
     assert {"torch", "gnnmr-dist", "python"} <= set(origin["versions"])
 
 
