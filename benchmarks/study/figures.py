@@ -50,7 +50,7 @@ def curves(panels: Mapping[str, Mapping[str, Points]], label: str, *, scale: str
         axis.set_xlabel(label)
         axis.grid(alpha=0.3)
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=2 * len(axes), fontsize=8, frameon=False)
     return png(figure)
 
 
