@@ -45,11 +45,6 @@ class ItemWeightScorer:
     item_offset: Tensor
     similarity_scale: Float32Array
 
-    def history(self, users: Int64Array) -> Float32Array:
-        """X_u, dense [n, I]."""
-        dense: Float32Array = self.train[users].toarray()
-        return dense
-
     def scores(self, users: Int64Array) -> Tensor:
         """Float32 [n, I]; costs I additions per train interaction of the users."""
         return torch.from_numpy(self.train[users] @ self.weights) + self.item_offset
@@ -70,11 +65,6 @@ class RowWeightScorer:
     diagonal: Float32Array
     item_offset: Tensor
     similarity_scale: Float32Array
-
-    def history(self, users: Int64Array) -> Float32Array:
-        """X_u, dense [n, I]."""
-        dense: Float32Array = self.train[users].toarray()
-        return dense
 
     def scores(self, users: Int64Array) -> Tensor:
         """Float32 [n, I]; costs n additions per train interaction of anybody and per entry of the features."""
@@ -103,7 +93,7 @@ class NewItemScorer:
     def scores(self, users: Int64Array) -> Tensor:
         """Float32 [n, I + n]: known items' scores as they are, new items without an offset."""
         known, scale = self.known.scores(users), self.known.similarity_scale
-        residual = torch.from_numpy(self.known.history(users)) - (known - self.known.item_offset)
+        residual = torch.from_numpy(self.known.train[users].toarray()) - (known - self.known.item_offset)
         new = residual @ torch.from_numpy(scale[:, None] * self.similarity)
         return torch.cat([known, new], dim=1)
 

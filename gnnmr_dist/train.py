@@ -208,6 +208,7 @@ def close(run: RunDirectory, settings: Settings, dataset: Dataset, finished: str
 
 def _fusion(run: RunDirectory, checkpoint: Checkpoint, settings: Settings, dataset: Dataset) -> Fusion | None:
     """How the linear peer joins a checkpoint's best model, as validation prefers; None where it has no room."""
+    print("choosing the linear peer on validation (a minute or more for thousands of items)", flush=True)
     members = members_of(dataset, settings.model)
     mesh = one_process(len(members), local_device(settings.cluster.use_gpu))
     fusion = fuse_with_linear_peer(LoadedRun(run, checkpoint, settings, dataset, members, mesh))
