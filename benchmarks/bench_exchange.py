@@ -1,14 +1,16 @@
 """The price of distribution: two workers with one modality each, with and without exchange, and one process with both.
 
-Three sides train the same two modalities with the same settings, the same number of steps at a time, in turns: two
-gloo processes of one thread each; the same two with an exchange that sends nothing (each takes its own scores for its
-peer's); and one process of two threads that hosts both. All sample for themselves, as a run does.
+Four sides train the same two modalities with the same settings, the same number of steps at a time, in turns: two
+gloo processes of one thread each, which pass scores through common memory as workers of one machine do; the same two
+through sockets (``share_memory`` = no), as between machines; the same two with an exchange that sends nothing (each
+takes its own scores for its peer's); and one process of two threads that hosts both. All sample for themselves, as a
+run does.
 
-Also given: the time a worker spends in starting the exchange and waiting for it, and the bytes that crossed the
-loopback interface against the formula, (G - 1) * modalities hosted * (b + n C) * 4 bytes a step for each worker, b rows
-of n users with C candidates.
+Also given: the time a worker spends in starting the exchange and waiting for it (the worker with less to do waits for
+the other as well, so both are told), and the bytes that crossed the loopback interface with sockets against the
+formula, (G - 1) * modalities hosted * (b + n C) * 4 bytes a step for each worker, b rows of n users with C candidates.
 
-Headline: the step without exchange / the step with it.
+Headline: the step without exchange / the step with it, through memory.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from paced import open_modalities
 
 from gnnmr_dist.config import Settings, build
 from gnnmr_dist.distributed.mesh import Mesh, meet_by_file, one_process, process_mesh
+from gnnmr_dist.errors import RunError
 from gnnmr_dist.fitting import Session, open_session, upcoming_steps
 from gnnmr_dist.training import train_step
 
@@ -86,8 +89,11 @@ def some_steps(session: Session, count: int) -> float:
     return time.perf_counter() - started
 
 
+NO, MEMORY, SOCKETS = "no exchange", "memory", "sockets"
+
+
 def worker(rank: int, world: int, store: str, path: str, settings: dict[str, Any], pipe: Any) -> None:
-    """Answer (silent, steps) with (seconds, seconds in the exchange, bytes by the formula)."""
+    """Answer (kind of exchange, steps) with (seconds, seconds in the exchange, bytes by the formula)."""
     use_threads(1 if world > 1 else 2)
     dataset, chosen = open_modalities(Path(path), None), build(("benchmark", settings))
     dataset.modalities = dataset.modalities[:2]
@@ -95,13 +101,16 @@ def worker(rank: int, world: int, store: str, path: str, settings: dict[str, Any
     if world > 1:
         meet_by_file(store, rank, world, 300.0)
         mesh = process_mesh(2)
-    sessions: dict[bool, Session] = {}
+        if mesh.memory is None or not mesh.memory.usable:
+            raise RunError("expected workers that share memory, got some that cannot")
+    sessions: dict[str, Session] = {}
     while (asked := pipe.recv()) is not None:
-        silent, steps = asked
-        if silent not in sessions:
-            own = replace(timed_mesh(mesh), silent=silent)
-            sessions[silent] = open_session(dataset, chosen, own, None)
-        session = sessions[silent]
+        kind, steps = asked
+        if kind not in sessions:
+            memory = None if kind == SOCKETS else mesh.memory
+            own = replace(timed_mesh(mesh), silent=kind == NO, memory=memory)
+            sessions[kind] = open_session(dataset, chosen, own, None)
+        session = sessions[kind]
         before, timer = session.mesh.received["scores"], session.mesh.clock.seconds  # type: ignore[attr-defined]
         seconds = some_steps(session, steps)
         pipe.send(
@@ -122,9 +131,9 @@ class Side:
             self.processes[-1].start()
             self.pipes.append(here)
 
-    def ask(self, silent: bool, steps: int) -> list[tuple[float, float, int]]:
+    def ask(self, kind: str, steps: int) -> list[tuple[float, float, int]]:
         for pipe in self.pipes:
-            pipe.send((silent, steps))
+            pipe.send((kind, steps))
         return [pipe.recv() for pipe in self.pipes]
 
     def close(self) -> None:
@@ -135,30 +144,34 @@ class Side:
 
 
 def measure(path: Path, steps: int, options: argparse.Namespace, settings: dict[str, Any]) -> dict[str, Any]:
-    """Seconds per side and round, shares of the exchange, and bytes: counted, and crossed."""
-    shares, crossed, counted = [], [], []
+    """Seconds per side and round, shares of the exchange by kind and worker, and bytes: counted, and crossed."""
+    shares: dict[str, list[list[float]]] = {MEMORY: [], SOCKETS: []}
+    crossed, counted = [], []
     with tempfile.TemporaryDirectory() as directory:
         one, two = (Side(world, path, settings, directory) for world in (1, 2))
 
-        def with_exchange() -> float:
+        def exchanging(kind: str) -> float:
             before = loopback_bytes()
-            told = two.ask(False, steps)
-            crossed.append(loopback_bytes() - before)
-            counted.append(sum(t[2] for t in told))
-            shares.append(max(t[1] / t[0] for t in told))
+            told = two.ask(kind, steps)
+            if kind == SOCKETS:
+                crossed.append(loopback_bytes() - before)
+                counted.append(sum(t[2] for t in told))
+            shares[kind].append(sorted(t[1] / t[0] for t in told))
             return max(t[0] for t in told)
 
         seconds = side_by_side(
             {
-                "two workers": with_exchange,
-                "two workers, no exchange": lambda: max(t[0] for t in two.ask(True, steps)),
-                "one process, two threads": lambda: one.ask(False, steps)[0][0],
+                "two workers": lambda: exchanging(MEMORY),
+                "two workers, through sockets": lambda: exchanging(SOCKETS),
+                "two workers, no exchange": lambda: max(t[0] for t in two.ask(NO, steps)),
+                "one process, two threads": lambda: one.ask(MEMORY, steps)[0][0],
             },
             rounds=options.rounds,
         )
         one.close()
         two.close()
-    return {"seconds": seconds, "shares": shares[1:], "crossed": crossed[1:], "counted": counted[1:]}
+    shares = {kind: some[1:] for kind, some in shares.items()}  # the first warms up
+    return {"seconds": seconds, "shares": shares, "crossed": crossed[1:], "counted": counted[1:]}
 
 
 def one_set(path: Path, options: argparse.Namespace, settings: dict[str, Any], report: Report) -> float:
@@ -174,15 +187,20 @@ def one_set(path: Path, options: argparse.Namespace, settings: dict[str, Any], r
     )
     quotient = ratio(seconds["two workers, no exchange"], seconds["two workers"])
     report.say(f"Step without exchange / with it: {quotient:.3f}.")
-    throughput = ratio(seconds["one process, two threads"], seconds["two workers"])
-    report.say(f"Throughput of two workers / of one process with two threads: {throughput:.3f}.")
-    report.say(
-        f"Starting and awaiting the exchange, the slower worker's share of its step: {spread(found['shares'])}."
-    )
+    for side in ("two workers", "two workers, through sockets"):
+        throughput = ratio(seconds["one process, two threads"], seconds[side])
+        report.say(f"Throughput of {side} / of one process with two threads: {throughput:.3f}.")
+    for kind, some in found["shares"].items():
+        less, more = (spread([pair[n] for pair in some]) for n in (0, 1))
+        report.say(
+            f"Starting and awaiting the exchange, {kind}: {less} of the step of the worker that waits less, {more} of "
+            "the other's."
+        )
     by_formula, on_wire = np.median(found["counted"]), np.median(found["crossed"])
     report.say(
-        f"Bytes a step, both workers: {by_formula / steps:,.0f} by the formula, {on_wire / steps:,.0f} crossed the "
-        f"loopback interface ({on_wire / by_formula:.3f} times; packets' headers and whatever else used it included)."
+        f"Bytes a step through sockets, both workers: {by_formula / steps:,.0f} by the formula, "
+        f"{on_wire / steps:,.0f} crossed the loopback interface ({on_wire / by_formula:.3f} times; packets' headers "
+        "and whatever else used it included)."
     )
     report.say()
     return quotient

@@ -4,8 +4,9 @@
 not changed); ``--dataset DIR`` is one of our data sets and may stand several times. It is written out in MMRec's
 layout, and MMRec's own quick_start trains LightGCN (one model, no features) and MMGCN (both modalities) at its own
 batch size.
-Ours trains the same two modalities at the same batch size and embedding size with the same number of threads. Each
-side runs in a process of its own, epoch after epoch in turns. Epoch times are of training alone, MMRec's from its log;
+Ours trains the same two modalities at the same batch size and embedding size with the same number of threads: with
+two or more, two workers that divide them, one for each modality, as on Ray; with one, one process. Sides take turns,
+epoch after epoch. Epoch times are of training alone, MMRec's from its log;
 the first epoch is left out of the median. The same validation Recall@20: the best value of whichever of the two sides
 has the lower best, within the epochs run.
 
@@ -84,6 +85,7 @@ def ours(path: Path, names: list[str], options: argparse.Namespace) -> Trainer:
         "batch-size": options.batch_size,
         "dim": options.dim,
         "threads": options.threads,
+        "workers": min(options.threads, len(names)),
         "learning-rate": options.learning_rate,
     }
     words = [word for name, value in given.items() for word in (f"--{name}", str(value))]

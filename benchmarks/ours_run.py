@@ -1,12 +1,15 @@
-"""This package's training in one process, one JSON line per epoch: the side that benchmarks measure against others.
+"""This package's training, one JSON line per epoch: the side that benchmarks measure against others.
 
 The data path, the step and the loop are the package's own (``open_session`` and ``fit``); only the report is this
-script's. Settings not given here are the defaults.
+script's. Settings not given here are the defaults. With ``--workers`` modalities are shared out over processes, as in a
+run on Ray, which divide the threads.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
+import tempfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +18,7 @@ from measure import use_threads
 from paced import open_modalities, tell, trainer_parser, wait_for_word
 
 from gnnmr_dist.config import Settings, build
-from gnnmr_dist.distributed.mesh import one_process
+from gnnmr_dist.distributed.mesh import Mesh, meet_by_file, one_process, process_mesh
 from gnnmr_dist.fitting import Session, fit, open_session
 
 
@@ -38,15 +41,15 @@ def settings_of(options: argparse.Namespace) -> Settings:
     return build(("options", values))
 
 
-def make_session(options: argparse.Namespace) -> Session:
-    """A session of these options in this process."""
+def make_session(options: argparse.Namespace, mesh: Mesh | None = None) -> Session:
+    """A session of these options in this process: all of it, or its part of a mesh."""
     dataset = open_modalities(options.dataset, options.modalities)
-    mesh = one_process(len(dataset.modalities), torch.device("cpu"))
+    mesh = mesh or one_process(len(dataset.modalities), torch.device("cpu"))
     return open_session(dataset, settings_of(options), mesh, None)
 
 
 class Telling:
-    """Hooks of :func:`fit` that tell every epoch and wait for the word to go on."""
+    """Hooks of :func:`fit`: the first worker tells every epoch, and all wait until it has the word to go on."""
 
     def __init__(self, paced: bool) -> None:
         self.paced = paced
@@ -56,15 +59,37 @@ class Telling:
             tell(record["epoch"], record["seconds"], record["valid"]["Recall@20"])
 
     def save(self, session: Session, metrics: Mapping[str, float]) -> None:
-        wait_for_word(self.paced)
+        del metrics
+        self.wait(session)
+
+    def wait(self, session: Session) -> None:
+        if session.mesh.rank == 0:
+            wait_for_word(self.paced)
+        session.mesh.sum_world(torch.zeros(1))
+
+
+def work(rank: int, store: str, options: argparse.Namespace) -> None:
+    """One worker of several, or all of the training."""
+    use_threads(max(1, options.threads // options.workers))
+    mesh = None
+    if options.workers > 1:
+        meet_by_file(store, rank, options.workers, 3600.0)
+        mesh = process_mesh(len(open_modalities(options.dataset, options.modalities).modalities))
+    session, telling = make_session(options, mesh), Telling(options.paced)
+    telling.wait(session)
+    fit(session, telling)
 
 
 def main() -> None:
-    options = trainer_parser(__doc__ or "").parse_args()
-    use_threads(options.threads)
-    session = make_session(options)
-    wait_for_word(options.paced)
-    fit(session, Telling(options.paced))
+    made = trainer_parser(__doc__ or "")
+    made.add_argument("--workers", type=int, default=1, help="processes, at most one for each modality")
+    options = made.parse_args()
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as directory:
+        store = f"{directory}/store"
+        for rank in range(1, options.workers):
+            context.Process(target=work, args=(rank, store, options), daemon=True).start()
+        work(0, store, options)
 
 
 if __name__ == "__main__":

@@ -152,6 +152,7 @@ def _mesh(num_modalities: int, cluster: ClusterSettings) -> Mesh:
         device=ray.train.torch.get_device(),
         timeout_seconds=cluster.timeout_seconds,
         notice=NOTICE,
+        share_memory=cluster.share_memory,
     )
 
 

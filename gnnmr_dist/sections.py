@@ -90,6 +90,10 @@ class ClusterSettings(Section):
         "auto",
         description="when a worker samples its next steps: in a thread, or while scores travel (auto: with one CPU)",
     )
+    share_memory: bool = Field(
+        True,
+        description="workers of one machine pass scores through memory; no = through sockets, as between machines",
+    )
     id_tables: Literal["memory", "mapped"] = Field(
         "memory",
         description="where ID tables, their optimizer and all nodes' embeddings lie: in memory or in mapped files",

@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from gnnmr_dist.distributed.shared_memory import SharedMemory
 from gnnmr_dist.errors import InputError
 from gnnmr_dist.notice import Notice, Wish
 
@@ -45,7 +46,8 @@ class Mesh:
 
     With one worker every collective is the identity and no process group exists. ``received`` counts the bytes that
     collectives over the two axes brought to this worker, by what they carry (of sums, a ring's share); ``waited`` the
-    seconds that they held this worker up (on a GPU those to start them: nothing waits there).
+    seconds that they held this worker up (on a GPU those to start them: nothing waits there). ``memory``: what scores
+    go through where the workers of the modality axis are on one machine.
     """
 
     rank: int
@@ -55,6 +57,7 @@ class Mesh:
     device: torch.device
     modality_axis: dist.ProcessGroup | None = None
     replica_axis: dist.ProcessGroup | None = None
+    memory: SharedMemory | None = field(default=None, compare=False)
     received: Counter[str] = field(default_factory=Counter, compare=False)
     waited: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float), compare=False)
     notice: Notice = field(default_factory=Notice, compare=False)
@@ -99,29 +102,41 @@ class Mesh:
     def start_gather(self, own: Tensor, carried: str = "scores") -> Callable[[], Tensor]:
         """Begin :meth:`gather_modalities`; the returned function waits for its result.
 
-        ``carried``: what its bytes are counted as in ``received``.
+        ``carried``: what its bytes are counted as in ``received``. Scores go through ``memory`` where there is one:
+        what was gathered is overwritten when the next but one is begun.
         """
         if self.groups == 1:
             return lambda: own
         sizes = [len(part) for part in shares(self.num_modalities, self.groups)]
         most = max(sizes)
-        padded = own.contiguous()
-        if own.shape[0] < most:
-            padded = own.new_zeros((most, *own.shape[1:]))
-            padded[: own.shape[0]] = own
-        everyone = own.new_empty((len(sizes) * most, *own.shape[1:]))
+        shared = self.memory.room(own, most) if self.memory is not None and carried == "scores" else None
+        everyone = own.new_empty((len(sizes) * most, *own.shape[1:])) if shared is None else shared
         slots = list(everyone.split(most))
-        work = dist.all_gather(slots, padded, group=self.modality_axis, async_op=True)
-        self.received[carried] += (self.groups - 1) * padded.nbytes
+        if self.memory is not None and shared is not None:
+            slots[self.group][: own.shape[0]] = own.detach()
+            self.memory.tell()
+            wait: Callable[[], object] = self.memory.wait
+        else:
+            wait = self._start_all_gather(slots, own)
+        self.received[carried] += (self.groups - 1) * slots[0].nbytes
 
         def finish() -> Tensor:
             with self._held_up(carried):
-                work.wait()
+                wait()
             if min(sizes) == most:
                 return everyone
             return torch.cat([slot[:size] for slot, size in zip(slots, sizes, strict=True)])
 
         return finish
+
+    def _start_all_gather(self, slots: list[Tensor], own: Tensor) -> Callable[[], object]:
+        """Begin to fill ``slots``, all of one shape, from every worker's ``own``, which may be shorter."""
+        padded = own.contiguous()
+        if own.shape[0] < slots[0].shape[0]:
+            padded = torch.zeros_like(slots[0])
+            padded[: own.shape[0]] = own
+        work = dist.all_gather(slots, padded, group=self.modality_axis, async_op=True)
+        return lambda: work.wait()  # which holds ``padded`` until then
 
     def sum_replicas(self, tensors: list[Tensor]) -> None:
         """Add ``tensors`` up over the replica axis, in place, as one message per dtype."""
@@ -174,12 +189,21 @@ class Mesh:
             self.notice.agreed = heard
             return losses.cpu()
         wishes = losses.new_tensor([heard == Wish.MOVE, heard == Wish.END])
-        together = torch.cat([losses.reshape(-1), wishes])
-        dist.all_reduce(together)
-        together = together.cpu()
+        together = self._sum_small(torch.cat([losses.reshape(-1), wishes])).cpu()
         move, end = together[-2:].tolist()
         self.notice.agreed = Wish.END if end > 0 else Wish.MOVE if move > 0 else Wish.GO_ON
         return together[:-2].view_as(losses)
+
+    def _sum_small(self, own: Tensor) -> Tensor:
+        """``own`` added up over all workers; through memory where they have it in common."""
+        room = self.memory.room(own[None], 1) if self.memory is not None and self.replicas == 1 else None
+        if self.memory is None or room is None:
+            dist.all_reduce(own)
+            return own
+        room[self.group] = own
+        self.memory.tell()
+        self.memory.wait()
+        return room.sum(dim=0)
 
     def gather_world(self, own: Tensor) -> list[Tensor]:
         """Every worker's tensor, in order of rank; first axes may differ in length, the others may not."""
@@ -240,12 +264,14 @@ def process_mesh(
     device: torch.device | None = None,
     timeout_seconds: float = 300.0,
     notice: Notice | None = None,
+    share_memory: bool = True,
 ) -> Mesh:
     """This process's place, from torch's default process group; every worker must call it together.
 
     Args:
         groups: G, 0 = :func:`modality_groups`.
         notice: what this process hears.
+        share_memory: workers of one machine pass scores through memory instead of sockets.
 
     Raises:
         ValueError: ``groups`` does not divide the number of workers or exceeds the number of modalities.
@@ -264,7 +290,10 @@ def process_mesh(
     for g in range(groups):
         made = dist.new_group([r * groups + g for r in range(world // groups)], timeout=timeout)
         replica_axis = made if g == group else replica_axis
-    axes = (modality_axis, replica_axis)
+    memory = None
+    if share_memory and modality_axis is not None and groups > 1 and device.type == "cpu":
+        memory = SharedMemory(modality_axis, timeout_seconds)
+    axes = (modality_axis, replica_axis, memory)
     return Mesh(rank, world, num_modalities, groups, device, *axes, notice=notice or Notice())
 
 

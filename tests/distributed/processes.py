@@ -6,7 +6,7 @@ import json
 import multiprocessing
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from gnnmr_dist.distributed.mesh import Mesh, meet_by_file, one_process, process
 from gnnmr_dist.evaluation import ENSEMBLES, evaluate, make_scorer, modality_vectors, relevant_items
 from gnnmr_dist.fitting import Record, Session, fit, open_session
 from gnnmr_dist.members import members_of
+from gnnmr_dist.sections import ClusterSettings
 
 SECONDS = 240
 SMALL = {
@@ -72,9 +73,9 @@ class Recorder:
 
 
 def run(case: Case, mesh_of: Any) -> Outcome:
-    """Train one case in this process; ``mesh_of(M, G)`` gives its place among the workers."""
+    """Train one case in this process; ``mesh_of(M, cluster settings)`` gives its place among the workers."""
     dataset, settings = open_dataset(case.dataset, verify="structure"), case.settings()
-    mesh: Mesh = mesh_of(len(members_of(dataset, settings.model)), settings.cluster.modality_groups)
+    mesh: Mesh = mesh_of(len(members_of(dataset, settings.model)), settings.cluster)
     session = open_session(dataset, settings, mesh, None)
     hooks = Recorder()
     fit(session, hooks)
@@ -110,16 +111,34 @@ def _weights(session: Session) -> dict[str, dict[str, list[float]]]:
     }
 
 
+def _mesh(num_modalities: int, cluster: ClusterSettings) -> Mesh:
+    return process_mesh(num_modalities, groups=cluster.modality_groups, share_memory=cluster.share_memory)
+
+
 def _process(rank: int, world: int, store: str, cases: list[Case]) -> None:
     torch.set_num_threads(1)
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     meet_by_file(store, rank, world, SECONDS)
     try:
         for number, case in enumerate(cases):
-            outcome = run(case, lambda modalities, groups: process_mesh(modalities, groups=groups))
+            outcome = run(case, _mesh)
             Path(f"{store}.{number}.{rank}").write_text(json.dumps(vars(outcome)), encoding="utf-8")
     finally:
         dist.destroy_process_group()
+
+
+def in_two_processes(work: Callable[[int, Path], None], folder: Path) -> None:
+    """Call ``work(rank, folder)`` in two processes; raises AssertionError when one fails."""
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=work, args=(rank, folder)) for rank in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+    for worker in workers:
+        if worker.is_alive():
+            worker.kill()
+    assert [worker.exitcode for worker in workers] == [0, 0]
 
 
 def run_workers(world: int, cases: list[Case]) -> list[list[Outcome]]:

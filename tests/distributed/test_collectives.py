@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import time
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from processes import in_two_processes
 
 from gnnmr_dist.distributed.mesh import Mesh, meet_by_file, process_mesh
 from gnnmr_dist.notice import Notice, Wish
@@ -31,26 +31,13 @@ def rows() -> torch.Tensor:
 GROUPS = {"replicas": 1}  # G of a mesh of two workers; the others: 2
 COLLECTIVES: dict[str, Callable[[Mesh], object]] = {
     "gather_modalities": lambda mesh: mesh.gather_modalities(torch.ones(1, 3)),
+    "scores through memory": lambda mesh: mesh.start_gather(torch.ones(1, 3))(),
     "sum_world": lambda mesh: mesh.sum_world(torch.ones(2)),
     "sum_step": lambda mesh: mesh.sum_step(torch.ones(2, 2, dtype=torch.float64)),
     "gather_world": lambda mesh: mesh.gather_world(torch.ones(2)),
     "replicas: sum_replicas": lambda mesh: mesh.sum_replicas([torch.ones(2)]),
     "replicas: sum_rows": lambda mesh: mesh.sum_rows(rows()),
 }
-
-
-def two(work: Callable[[int, Path], None], folder: Path) -> None:
-    """Call ``work(rank, folder)`` in two processes."""
-    context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=work, args=(rank, folder)) for rank in range(2)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(120)
-    for worker in workers:
-        if worker.is_alive():
-            worker.kill()
-    assert [worker.exitcode for worker in workers] == [0, 0]
 
 
 def agree(rank: int, folder: Path) -> None:
@@ -72,7 +59,7 @@ def agree(rank: int, folder: Path) -> None:
 
 
 def test_workers_agree_on_a_wish_after_the_same_step(tmp_path: Path) -> None:
-    two(agree, tmp_path)
+    in_two_processes(agree, tmp_path)
     assert {(tmp_path / f"agreed.{rank}").read_text() for rank in range(2)} == {"GO_ON MOVE END"}
 
 
@@ -103,6 +90,6 @@ def miss(rank: int, folder: Path) -> None:
 
 @pytest.mark.slow
 def test_no_collective_waits_longer_than_the_timeout(tmp_path: Path) -> None:
-    two(miss, tmp_path)
+    in_two_processes(miss, tmp_path)
     waited = {name: (tmp_path / f"waited.{n}").read_text() for n, name in enumerate(COLLECTIVES)}
     assert all(TIMEOUT * 0.5 < float(seconds) < TIMEOUT + SLACK for seconds in waited.values()), waited

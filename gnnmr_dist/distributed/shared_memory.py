@@ -1,0 +1,169 @@
+"""Scores between workers of one machine: each writes its part into memory that all of them map, and tells the others.
+
+gloo carries every byte through sockets, with two copies in the system and threads that take the processor from
+training and have to be woken (docs/performance.md has what it costs). Here it serves to find the memory only; NCCL does
+the like.
+
+The memory has no name: it is gone with the last process that maps it, however that ends. It counts as the workers' own
+and is not subject to the size of /dev/shm.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numba
+import torch
+import torch.distributed as dist
+from numba import types
+from numba.extending import intrinsic
+from torch import Tensor
+
+BUFFERS = 2
+"""A worker tells turn t + 1 when it is done with turn t, and writes turn t + 2 when all have told t + 1."""
+
+AT_ONCE, PAUSE = 2e-3, 1e-4
+"""Seconds that a worker looks for the others without a pause, and its pauses afterwards (assumed)."""
+
+_PAGE, _LINE = 4096, 64
+_IDENTITY, _ADDRESS = 32, 96  # bytes of a message
+
+
+class SharedMemory:
+    """What the workers of an axis have in common: a turn that each has told, and room for :data:`BUFFERS` gathers.
+
+    All calls are collective. ``usable``: all workers could map it; the same on all of them.
+    """
+
+    def __init__(self, axis: dist.ProcessGroup, timeout_seconds: float) -> None:
+        self.axis, self.timeout_seconds = axis, timeout_seconds
+        self.place, self.size = dist.get_rank(axis), dist.get_world_size(axis)
+        self.usable, self.turn = True, 0
+        self._grow(_PAGE)
+
+    def room(self, own: Tensor, rows: int) -> Tensor | None:
+        """The memory of the next gather, [workers * rows, ...] of ``own``'s kind; None where it cannot be shared.
+
+        What was gathered two turns ago is overwritten.
+        """
+        shape = (self.size * rows, *own.shape[1:])
+        wanted = torch.Size(shape).numel() * own.element_size()
+        if self.usable and wanted > self._buffers.shape[1]:
+            self._grow(wanted * 5 // 4)
+        if not self.usable:
+            return None
+        self.turn += 1
+        return self._buffers[self.turn % BUFFERS, :wanted].view(own.dtype).view(shape)
+
+    def tell(self) -> None:
+        """Let the others know that this worker's part of the turn is written."""
+        _tell(self._told, self.place, self.turn)
+
+    def wait(self) -> None:
+        """Return when all workers' parts of the turn are there.
+
+        Raises:
+            RuntimeError: they are not after ``timeout_seconds``.
+        """
+        began = time.monotonic()
+        while not _all_told(self._told, self.turn):
+            waited = time.monotonic() - began
+            if waited > self.timeout_seconds:
+                late = [n for n in range(self.size) if self._told[n, 0] < self.turn]
+                raise RuntimeError(
+                    f"scores: expected all workers' within {self.timeout_seconds:g} s, got none of "
+                    f"modality group {', '.join(map(str, late))}"
+                )
+            time.sleep(0 if waited < AT_ONCE else PAUSE)
+
+    def _grow(self, wanted: int) -> None:
+        """Make and map new memory, unless one of the workers cannot."""
+        head, each = (-(-size // _PAGE) * _PAGE for size in (self.size * _LINE, wanted))
+        total = head + BUFFERS * each
+        with _nameless_file(total if self.place == 0 else 0) as file:
+            message = _message(file)
+            dist.broadcast(message, dist.get_global_rank(self.axis, 0), group=self.axis)
+            mapped = _mapped(bytes(message.tolist()), total)
+            all_could = torch.tensor([mapped is not None], dtype=torch.int64)
+            dist.all_reduce(all_could, dist.ReduceOp.MIN, group=self.axis)
+        self.usable = bool(all_could)
+        if mapped is not None:
+            memory = torch.frombuffer(mapped, dtype=torch.uint8)
+            self._told = memory[: self.size * _LINE].view(torch.int64).view(self.size, -1).numpy()
+            self._buffers = memory[head:].view(BUFFERS, each)
+
+
+@contextmanager
+def _nameless_file(size: int) -> Iterator[int | None]:
+    """A file in memory, with all its pages; None of no size, and where the system has none, or too little, to give."""
+    with ExitStack() as closing:
+        file = None
+        if size > 0 and hasattr(os, "memfd_create"):
+            with suppress(OSError):
+                made = os.memfd_create("gnnmr-scores", os.MFD_CLOEXEC)
+                closing.callback(os.close, made)
+                os.posix_fallocate(made, 0, size)  # now or never: later it would be a SIGBUS
+                file = made
+        yield file
+
+
+def _message(file: int | None) -> Tensor:
+    """Where others find a file, uint8 [128]: machine, process namespace and user in 32 bytes, then its address."""
+    address = "" if file is None else f"/proc/{os.getpid()}/fd/{file}"
+    return torch.tensor(list(_identity() + address.encode().ljust(_ADDRESS, b"\0")), dtype=torch.uint8)
+
+
+def _mapped(message: bytes, size: int) -> mmap.mmap | None:
+    """The memory that a message tells of; None where it is not on this machine or not to be had."""
+    address = message[_IDENTITY:].rstrip(b"\0").decode()
+    if not address or message[:_IDENTITY] != _identity():
+        return None
+    with ExitStack() as closing, suppress(OSError, ValueError):
+        file = os.open(address, os.O_RDWR | os.O_CLOEXEC)
+        closing.callback(os.close, file)
+        return mmap.mmap(file, size)
+    return None
+
+
+def _identity() -> bytes:
+    """Equal for processes of one user that see each other's /proc entries under the same numbers."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8")
+        namespace = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return os.urandom(_IDENTITY)
+    return hashlib.sha256(f"{boot} {namespace} {os.getuid()}".encode()).digest()
+
+
+@intrinsic
+def _fence(_: Any) -> Any:
+    """Nothing written or read before it comes after it, nor the other way round, as other processors see it."""
+
+    def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        del signature, values
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.none(), build
+
+
+@numba.njit(cache=True, nogil=True)
+def _tell(told: Any, place: int, turn: int) -> None:
+    _fence()
+    told[place, 0] = turn
+
+
+@numba.njit(cache=True, nogil=True)
+def _all_told(told: Any, turn: int) -> bool:
+    for n in range(told.shape[0]):
+        if told[n, 0] < turn:
+            return False
+    _fence()
+    return True
