@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -19,7 +20,11 @@ from gnnmr_dist.reporting import read_records
 
 SECONDS = 150
 # What a driver needs to join a cluster of `ray start` on loopback: its token, and Ray's leave to use 127.0.0.1.
-JOIN = {"RAY_AUTH_MODE": "token", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+JOIN = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),  # a machine without ~/.ray has none
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+}
 SMALL = {
     "embedding-dim": [16],
     "num-candidates": [24],
