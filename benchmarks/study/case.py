@@ -26,13 +26,13 @@ UNKNOWN = "unknown"
 
 
 def write_case(plan: Plan, output: Path, data: Path | None) -> None:
-    """Write OUTPUT/case.json once the case's run is there; an older file stays while it is not."""
+    """Write OUTPUT/case.json once the case's run and model are there; an older file stays while they are not."""
     rule = plan.case
     if not rule or rule["set"] not in plan.sets:
         return
     job = Job(rule["set"], "own", "gnnmr", 0)
     result = Findings(plan, output).get(job)
-    if result is None:
+    if result is None or not (result.home / RUN / "model").exists():
         return
     recipe = plan.sets[job.set].recipe
     folder = None if recipe is None or data is None else data / job.set

@@ -59,7 +59,8 @@ class Result:
     @cached_property
     def _users(self) -> Any:
         wanted = [f"{metric}@{k}" for metric in ("Recall", "NDCG") for k in self.content["provenance"]["ks"]]
-        return pq.read_table(self.home / RUN / USERS, columns=["user", "row", *wanted])
+        file = pq.ParquetFile(self.home / RUN / USERS)
+        return file.read(["user", "row", *(name for name in wanted if name in file.schema_arrow.names)])
 
 
 @dataclass(frozen=True)
