@@ -4,7 +4,7 @@ Four sides train the same two modalities with the same settings, the same number
 gloo processes of one thread each, which pass scores through common memory as workers of one machine do; the same two
 through sockets (``share_memory`` = no), as between machines; the same two with an exchange that sends nothing (each
 takes its own scores for its peer's); and one process of two threads that hosts both. All sample for themselves, as a
-run does.
+run does; all workers but those with sockets add their losses up through memory at the end of a step.
 
 Also given: the time a worker spends in starting the exchange and waiting for it (the worker with less to do waits for
 the other as well, so both are told), and the bytes that crossed the loopback interface with sockets against the

@@ -21,6 +21,9 @@ from gnnmr_dist.config import Settings, build
 from gnnmr_dist.distributed.mesh import Mesh, meet_by_file, one_process, process_mesh
 from gnnmr_dist.fitting import Session, fit, open_session
 
+PATIENCE = 3600.0
+"""Seconds that workers wait for each other, and so for the word to go on."""
+
 
 def settings_of(options: argparse.Namespace) -> Settings:
     """The trainer's options as settings: validated after every epoch, never stopped early."""
@@ -73,8 +76,9 @@ def work(rank: int, store: str, options: argparse.Namespace) -> None:
     use_threads(max(1, options.threads // options.workers))
     mesh = None
     if options.workers > 1:
-        meet_by_file(store, rank, options.workers, 3600.0)
-        mesh = process_mesh(len(open_modalities(options.dataset, options.modalities).modalities))
+        modalities = open_modalities(options.dataset, options.modalities).modalities
+        meet_by_file(store, rank, options.workers, PATIENCE)
+        mesh = process_mesh(len(modalities), groups=options.workers, timeout_seconds=PATIENCE)
     session, telling = make_session(options, mesh), Telling(options.paced)
     telling.wait(session)
     fit(session, telling)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -79,11 +80,12 @@ class Trainer:
             text=True,
             cwd=self.directory,
             env=os.environ | dict.fromkeys(names, str(self.threads)),
+            start_new_session=True,  # with whatever it starts
         )
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.process.kill()
+        os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
     def epoch(self) -> None:

@@ -103,7 +103,7 @@ class Mesh:
         """Begin :meth:`gather_modalities`; the returned function waits for its result.
 
         ``carried``: what its bytes are counted as in ``received``. Scores go through ``memory`` where there is one:
-        what was gathered is overwritten when the next but one is begun.
+        what was gathered is valid until the next scores or losses are exchanged.
         """
         if self.groups == 1:
             return lambda: own

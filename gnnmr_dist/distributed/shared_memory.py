@@ -10,9 +10,9 @@ and is not subject to the size of /dev/shm.
 
 from __future__ import annotations
 
-import hashlib
 import mmap
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -29,15 +29,20 @@ from torch import Tensor
 BUFFERS = 2
 """A worker tells turn t + 1 when it is done with turn t, and writes turn t + 2 when all have told t + 1."""
 
-AT_ONCE, PAUSE = 2e-3, 1e-4
-"""Seconds that a worker looks for the others without a pause, and its pauses afterwards (assumed)."""
+AT_ONCE, SOON = 2e-3, 1.0
+"""Seconds that a worker looks for the others without a pause, and then with short ones (assumed)."""
 
-_PAGE, _LINE = 4096, 64
-_IDENTITY, _ADDRESS = 32, 96  # bytes of a message
+SHORT, LONG = 1e-4, 2e-3
+"""Seconds of a pause before and after :data:`SOON` (assumed)."""
+
+NAME = "gnnmr-scores"
+_PAGE, _LINE, _ADDRESS = 4096, 64, 96
+_MARK = slice(32, 64)
+"""Where the first line holds random bytes that say which memory it is."""
 
 
 class SharedMemory:
-    """What the workers of an axis have in common: a turn that each has told, and room for :data:`BUFFERS` gathers.
+    """What the workers of an axis have in common: the turn that each has told, and room for :data:`BUFFERS` gathers.
 
     All calls are collective. ``usable``: all workers could map it; the same on all of them.
     """
@@ -45,16 +50,23 @@ class SharedMemory:
     def __init__(self, axis: dist.ProcessGroup, timeout_seconds: float) -> None:
         self.axis, self.timeout_seconds = axis, timeout_seconds
         self.place, self.size = dist.get_rank(axis), dist.get_world_size(axis)
-        self.usable, self.turn = True, 0
+        self.usable, self.turn, self._awaited = True, 0, 0
         self._grow(_PAGE)
 
     def room(self, own: Tensor, rows: int) -> Tensor | None:
         """The memory of the next gather, [workers * rows, ...] of ``own``'s kind; None where it cannot be shared.
 
-        What was gathered two turns ago is overwritten.
+        What a gather brought is valid until this worker tells the next one.
+
+        Raises:
+            RuntimeError: the gather before was not awaited.
         """
         shape = (self.size * rows, *own.shape[1:])
         wanted = torch.Size(shape).numel() * own.element_size()
+        if self._awaited != self.turn:
+            raise RuntimeError(
+                f"scores: expected turn {self.turn} to be awaited before the next, got {self._awaited}"
+            )
         if self.usable and wanted > self._buffers.shape[1]:
             self._grow(wanted * 5 // 4)
         if not self.usable:
@@ -70,18 +82,29 @@ class SharedMemory:
         """Return when all workers' parts of the turn are there.
 
         Raises:
-            RuntimeError: they are not after ``timeout_seconds``.
+            RuntimeError: a worker is gone, or has told nothing after ``timeout_seconds``.
         """
-        began = time.monotonic()
+        began = looked = time.monotonic()
         while not _all_told(self._told, self.turn):
-            waited = time.monotonic() - began
-            if waited > self.timeout_seconds:
-                late = [n for n in range(self.size) if self._told[n, 0] < self.turn]
-                raise RuntimeError(
-                    f"scores: expected all workers' within {self.timeout_seconds:g} s, got none of "
-                    f"modality group {', '.join(map(str, late))}"
-                )
-            time.sleep(0 if waited < AT_ONCE else PAUSE)
+            now = time.monotonic()
+            if now - began < AT_ONCE:
+                os.sched_yield()
+                continue
+            if now - looked > SOON:
+                looked = now
+                self._look_after_them(now - began)
+            time.sleep(SHORT if now - began < SOON else LONG)
+        self._awaited = self.turn
+
+    def _look_after_them(self, waited: float) -> None:
+        late = [n for n in range(self.size) if self._told[n, 0] < self.turn]
+        gone = [n for n in late if _is_gone(int(self._told[n, 1]))]
+        if gone:
+            raise RuntimeError(f"scores: the worker of modality group {gone[0]} is gone")
+        if waited > self.timeout_seconds:
+            raise RuntimeError(
+                f"scores: expected all workers' within {self.timeout_seconds:g} s, got none of modality group {late[0]}"
+            )
 
     def _grow(self, wanted: int) -> None:
         """Make and map new memory, unless one of the workers cannot."""
@@ -90,14 +113,18 @@ class SharedMemory:
         with _nameless_file(total if self.place == 0 else 0) as file:
             message = _message(file)
             dist.broadcast(message, dist.get_global_rank(self.axis, 0), group=self.axis)
-            mapped = _mapped(bytes(message.tolist()), total)
+            mapped: Any = _mapped(bytes(message.tolist()), total)
+            if mapped is not None:
+                place = self.place * _LINE + 8
+                mapped[place : place + 8] = os.getpid().to_bytes(8, sys.byteorder)
             all_could = torch.tensor([mapped is not None], dtype=torch.int64)
             dist.all_reduce(all_could, dist.ReduceOp.MIN, group=self.axis)
         self.usable = bool(all_could)
-        if mapped is not None:
-            memory = torch.frombuffer(mapped, dtype=torch.uint8)
-            self._told = memory[: self.size * _LINE].view(torch.int64).view(self.size, -1).numpy()
-            self._buffers = memory[head:].view(BUFFERS, each)
+        if not self.usable:
+            mapped, head, each = bytearray(self.size * _LINE), self.size * _LINE, 0
+        memory = torch.frombuffer(mapped, dtype=torch.uint8)
+        self._told = memory[: self.size * _LINE].view(torch.int64).view(self.size, -1).numpy()
+        self._buffers = memory[head:].view(BUFFERS, each)
 
 
 @contextmanager
@@ -107,7 +134,7 @@ def _nameless_file(size: int) -> Iterator[int | None]:
         file = None
         if size > 0 and hasattr(os, "memfd_create"):
             with suppress(OSError):
-                made = os.memfd_create("gnnmr-scores", os.MFD_CLOEXEC)
+                made = os.memfd_create(NAME, os.MFD_CLOEXEC)
                 closing.callback(os.close, made)
                 os.posix_fallocate(made, 0, size)  # now or never: later it would be a SIGBUS
                 file = made
@@ -115,31 +142,34 @@ def _nameless_file(size: int) -> Iterator[int | None]:
 
 
 def _message(file: int | None) -> Tensor:
-    """Where others find a file, uint8 [128]: machine, process namespace and user in 32 bytes, then its address."""
-    address = "" if file is None else f"/proc/{os.getpid()}/fd/{file}"
-    return torch.tensor(list(_identity() + address.encode().ljust(_ADDRESS, b"\0")), dtype=torch.uint8)
+    """What others find a file by, uint8 [128]: its mark in 32 bytes, which is in it too, and its address."""
+    mark, address = os.urandom(32), b""
+    if file is not None:
+        os.pwrite(file, mark, _MARK.start)
+        address = f"/proc/{os.getpid()}/fd/{file}".encode()
+    return torch.tensor(list(mark + address.ljust(_ADDRESS, b"\0")), dtype=torch.uint8)
 
 
 def _mapped(message: bytes, size: int) -> mmap.mmap | None:
-    """The memory that a message tells of; None where it is not on this machine or not to be had."""
-    address = message[_IDENTITY:].rstrip(b"\0").decode()
-    if not address or message[:_IDENTITY] != _identity():
-        return None
+    """The memory that a message tells of; None where there is none at its address here, or another."""
+    mark, address = message[:32], message[32:].rstrip(b"\0").decode()
     with ExitStack() as closing, suppress(OSError, ValueError):
+        if not os.readlink(address).startswith(f"/memfd:{NAME}"):
+            return None
         file = os.open(address, os.O_RDWR | os.O_CLOEXEC)
         closing.callback(os.close, file)
-        return mmap.mmap(file, size)
+        found = mmap.mmap(file, size)
+        return found if found[_MARK] == mark else None
     return None
 
 
-def _identity() -> bytes:
-    """Equal for processes of one user that see each other's /proc entries under the same numbers."""
+def _is_gone(pid: int) -> bool:
+    """Whether a process has ended, its parent having noticed or not."""
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8")
-        namespace = os.readlink("/proc/self/ns/pid")
-    except OSError:
-        return os.urandom(_IDENTITY)
-    return hashlib.sha256(f"{boot} {namespace} {os.getuid()}".encode()).digest()
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return True
+    return state in "ZX"
 
 
 @intrinsic

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -112,7 +113,10 @@ def _weights(session: Session) -> dict[str, dict[str, list[float]]]:
 
 
 def _mesh(num_modalities: int, cluster: ClusterSettings) -> Mesh:
-    return process_mesh(num_modalities, groups=cluster.modality_groups, share_memory=cluster.share_memory)
+    mesh = process_mesh(num_modalities, groups=cluster.modality_groups, share_memory=cluster.share_memory)
+    shares = mesh.memory is not None and mesh.memory.usable
+    assert shares == (cluster.share_memory and mesh.groups > 1 and sys.platform == "linux")
+    return mesh
 
 
 def _process(rank: int, world: int, store: str, cases: list[Case]) -> None:

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.multiprocess
 MODALITIES = (2, 3)
 BPR = {"loss": {"supervised": "bpr"}, "training": {"grad_clip": 0.5, "weight_decay": 1e-4}}
 DOUBLE = {"training": {"precision": "float64"}}
+SOCKETS = {"cluster": {"share_memory": False}}
 REPLICAS_ONLY = {"cluster": {"modality_groups": 1}}
 A2CMHNE = {"model": {"method": "a2cmhne"}, **DOUBLE}
 PMGT = {
@@ -47,6 +48,7 @@ class Runs:
             "m3": Case(paths[3]),
             "m2": Case(paths[2]),
             "m3-bpr": Case(paths[3], BPR),
+            "m2-sockets-double": Case(paths[2], SOCKETS | DOUBLE),
             "m2-double": Case(paths[2], DOUBLE),
             "m3-double": Case(paths[3], DOUBLE),
             "m2-one-row": Case(paths[2], _leaves_one_row(paths[2])),
@@ -96,6 +98,7 @@ MESHES = [
     ("m3-replicas-only", 4, (4, 1)),
     ("m2-double", 3, (3, 1)),
     ("m2-double", 4, (2, 2)),
+    ("m2-sockets-double", 4, (2, 2)),
     ("m3-double", 4, (2, 2)),
     ("m3-a2cmhne-double", 2, (2, 1)),
     ("m3-pmgt-double", 2, (2, 1)),

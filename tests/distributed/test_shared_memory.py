@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -38,37 +40,44 @@ def whole(mesh: Mesh, turn: int, columns: int) -> torch.Tensor:
     return torch.stack([turn * 100 + m + torch.arange(columns) / columns for m in range(mesh.num_modalities)])
 
 
-def gather_in_turns(rank: int, folder: Path) -> None:
-    """Sizes that grow, shrink and do not divide by the workers; what the turn before gave is still whole."""
-    mesh = meet(rank, folder, num_modalities=3)
-    assert mesh.memory is not None
-    assert mesh.memory.usable
-    before: list[tuple[torch.Tensor, torch.Tensor]] = []
-    for turn, columns in enumerate((5, 7, 3000, 3001, 40, 100_000, 1)):
+def usable(mesh: Mesh) -> bool:
+    return mesh.memory is not None and mesh.memory.usable
+
+
+def gather_in_turns(rank: int, folder: Path, num_modalities: int) -> None:
+    """Sizes that grow and shrink; a worker that is always later than its peer still finds what belongs to its turn."""
+    mesh = meet(rank, folder, num_modalities)
+    assert usable(mesh)
+    sizes = (5, 7, 3000, 3001, 40, 100_000, 1)
+    for turn, columns in enumerate(sizes):
         finish = mesh.start_gather(own_part(mesh, turn, columns).requires_grad_())
-        found, expected = finish(), whole(mesh, turn, columns)
+        found = finish()
+        if rank == turn % 2:
+            time.sleep(0.1)  # the peer is by then in its next turn
         assert not found.requires_grad
-        for got, wanted in [*before[-1:], (found, expected)]:
-            assert torch.equal(got, wanted)
-        before.append((found, expected))
+        assert torch.equal(found, whole(mesh, turn, columns))
+        losses = torch.full((2,), float(rank + turn), dtype=torch.float64)
+        assert mesh.sum_step(losses).tolist() == [2 * turn + 1] * 2
     half = own_part(mesh, 1, 9).bfloat16()
     gathered = mesh.start_gather(half.view(torch.uint8))()
     assert torch.equal(gathered.view(torch.bfloat16), whole(mesh, 1, 9).bfloat16())
-    assert mesh.received["scores"] == 2 * (4 * (5 + 7 + 3000 + 3001 + 40 + 100_000 + 1) + 2 * 9)
+    most = -(-num_modalities // 2)
+    assert mesh.received["scores"] == most * (4 * sum(sizes) + 2 * 9)
     dist.destroy_process_group()
 
 
-def test_every_worker_gets_all_parts_in_order(tmp_path: Path) -> None:
-    in_two_processes(gather_in_turns, tmp_path)
+@pytest.mark.parametrize("num_modalities", [2, 3])
+def test_every_worker_gets_all_parts_in_order(tmp_path: Path, num_modalities: int) -> None:
+    in_two_processes(partial(gather_in_turns, num_modalities=num_modalities), tmp_path)
 
 
 def gather_apart(rank: int, folder: Path) -> None:
-    """Worker 1 is, as far as both can tell, on another machine."""
+    """What worker 1 finds at the address is not worker 0's memory: it is on another machine."""
     if rank == 1:
-        shared_memory._identity = lambda: b"another machine".ljust(32)
+        found = shared_memory._mapped
+        shared_memory._mapped = lambda message, size: found(bytes(32) + message[32:], size)
     mesh = meet(rank, folder)
-    assert mesh.memory is not None
-    assert not mesh.memory.usable
+    assert not usable(mesh)
     assert torch.equal(mesh.start_gather(own_part(mesh, 2, 50))(), whole(mesh, 2, 50))
     assert mesh.received["scores"] == 200
     dist.destroy_process_group()
@@ -89,8 +98,7 @@ def gather_without_room(rank: int, folder: Path) -> None:
     shared_memory.os.posix_fallocate = refuse  # type: ignore[assignment]
     for turn in (2, 3):
         assert torch.equal(mesh.start_gather(own_part(mesh, turn, 9000))(), whole(mesh, turn, 9000))
-    assert mesh.memory is not None
-    assert not mesh.memory.usable
+    assert not usable(mesh)
     dist.destroy_process_group()
 
 
@@ -105,7 +113,6 @@ def look_at_maps(rank: int, folder: Path) -> None:
     ours = [line for line in maps if "gnnmr-scores" in line]
     assert len(ours) == 1  # the smaller one, before, is gone
     assert ours[0].endswith("(deleted)")
-    assert not any("gnnmr-scores" in name for name in os.listdir("/dev/shm"))
     dist.destroy_process_group()
 
 
@@ -113,12 +120,62 @@ def test_the_memory_has_no_name_and_only_the_newest_is_kept(tmp_path: Path) -> N
     in_two_processes(look_at_maps, tmp_path)
 
 
-def test_through_memory_or_sockets_the_same_bits(tmp_path: Path) -> None:
+def lose_the_peer(rank: int, folder: Path) -> None:
+    """Worker 1 ends between two turns, worker 0 hears of it long before the timeout."""
+    mesh = meet(rank, folder)
+    mesh.start_gather(torch.ones(1, 10))()
+    if rank == 1:
+        os._exit(0)
+    began = time.monotonic()
+    with pytest.raises(RuntimeError, match="the worker of modality group 1 is gone"):
+        mesh.start_gather(torch.ones(1, 10))()
+    assert time.monotonic() - began < 20
+    os._exit(0)  # nobody is left to take leave of
+
+
+def test_a_worker_that_is_gone_is_noticed(tmp_path: Path) -> None:
+    in_two_processes(lose_the_peer, tmp_path)
+
+
+def test_a_file_of_another_is_not_mapped(tmp_path: Path) -> None:
+    victim = tmp_path / "log"
+    victim.write_bytes(bytes(1 << 16))
+    with open(victim, "r+b") as file:
+        address = f"/proc/{os.getpid()}/fd/{file.fileno()}".encode()
+        assert shared_memory._mapped(bytes(32) + address.ljust(96, b"\0"), 1 << 16) is None
+
+
+def begin_twice(rank: int, folder: Path) -> None:
+    mesh = meet(rank, folder)
+    mesh.start_gather(torch.ones(1, 10))
+    with pytest.raises(RuntimeError, match="expected turn 1 to be awaited"):
+        mesh.start_gather(torch.ones(1, 10))
+    dist.destroy_process_group()
+
+
+def test_a_gather_must_be_awaited_before_the_next(tmp_path: Path) -> None:
+    in_two_processes(begin_twice, tmp_path)
+
+
+@pytest.mark.parametrize("num_modalities", [2, 3])
+def test_through_memory_or_sockets_the_same_bits(tmp_path: Path, num_modalities: int) -> None:
     path = str(tmp_path / "data")
-    synthetic_dataset(path, num_users=60, num_items=80, num_modalities=3, interactions_per_user=12)
-    cases = [Case(path, {"cluster": {"share_memory": share}}) for share in (True, False)]
-    memory, sockets = run_workers(2, cases)
-    for one, other in zip(memory, sockets, strict=True):
-        assert np.array_equal(one.losses(), other.losses())
-        assert one.weights == other.weights
-        assert one.test == other.test
+    synthetic_dataset(
+        path, num_users=60, num_items=80, num_modalities=num_modalities, interactions_per_user=12
+    )
+    changes: list[dict[str, dict[str, object]]] = [
+        {},
+        {"training": {"exchange": "bfloat16"}},
+        {"loss": {"supervised": "bpr"}},
+    ]
+    cases = [
+        Case(path, change | {"cluster": {"share_memory": share}})
+        for share in (True, False)
+        for change in changes
+    ]
+    outcomes = run_workers(2, cases)
+    for memory, sockets in zip(outcomes[: len(changes)], outcomes[len(changes) :], strict=True):
+        for one, other in zip(memory, sockets, strict=True):
+            assert np.array_equal(one.losses(), other.losses())
+            assert one.weights == other.weights
+            assert one.test == other.test
