@@ -101,14 +101,14 @@ def worker(rank: int, world: int, store: str, path: str, settings: dict[str, Any
     if world > 1:
         meet_by_file(store, rank, world, 300.0)
         mesh = process_mesh(2)
-        if mesh.memory is None or not mesh.memory.usable:
+        if mesh.modality_memory is None or not mesh.modality_memory.usable:
             raise RunError("expected workers that share memory, got some that cannot")
     sessions: dict[str, Session] = {}
     while (asked := pipe.recv()) is not None:
         kind, steps = asked
         if kind not in sessions:
-            memory = None if kind == SOCKETS else mesh.memory
-            own = replace(timed_mesh(mesh), silent=kind == NO, memory=memory)
+            memory = None if kind == SOCKETS else mesh.modality_memory
+            own = replace(timed_mesh(mesh), silent=kind == NO, modality_memory=memory)
             sessions[kind] = open_session(dataset, chosen, own, None)
         session = sessions[kind]
         before, timer = session.mesh.received["scores"], session.mesh.clock.seconds  # type: ignore[attr-defined]

@@ -92,7 +92,7 @@ class ClusterSettings(Section):
     )
     share_memory: bool = Field(
         True,
-        description="workers of one machine pass scores through memory; no = through sockets, as between machines",
+        description="workers of one machine exchange through memory; no = through sockets, as between machines",
     )
     id_tables: Literal["memory", "mapped"] = Field(
         "memory",

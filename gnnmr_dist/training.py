@@ -234,9 +234,10 @@ def _reduce(models: Sequence[ModalityModel], mesh: Mesh) -> None:
     """Add the gradients up over the replicas."""
     found = [_gradients(model) for model in models]
     mesh.sum_replicas([gradient for dense, _ in found for gradient in dense])
+    sums = iter(mesh.sum_rows([gradient for _, tables in found for gradient in tables.values()]))
     for model, (_, tables) in zip(models, found, strict=True):
-        for name, gradient in tables.items():
-            model.optimizer.table_parameters[name].grad = mesh.sum_rows(gradient)
+        for name in tables:
+            model.optimizer.table_parameters[name].grad = next(sums)
 
 
 def _move(model: ModalityModel, grad_clip: float) -> None:

@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gnnmr_dist.distributed.shared_memory import SharedMemory
+from gnnmr_dist.distributed.sparse_rows import as_bytes, bytes_of, from_bytes, sum_of_rows
 from gnnmr_dist.errors import InputError
 from gnnmr_dist.notice import Notice, Wish
 
@@ -46,8 +47,8 @@ class Mesh:
 
     With one worker every collective is the identity and no process group exists. ``received`` counts the bytes that
     collectives over the two axes brought to this worker, by what they carry (of sums, a ring's share); ``waited`` the
-    seconds that they held this worker up (on a GPU those to start them: nothing waits there). ``memory``: what scores
-    go through where the workers of the modality axis are on one machine.
+    seconds that they held this worker up (on a GPU those to start them: nothing waits there). ``modality_memory``
+    and ``replica_memory``: what an axis exchanges through where its workers are on one machine.
     """
 
     rank: int
@@ -57,7 +58,8 @@ class Mesh:
     device: torch.device
     modality_axis: dist.ProcessGroup | None = None
     replica_axis: dist.ProcessGroup | None = None
-    memory: SharedMemory | None = field(default=None, compare=False)
+    modality_memory: SharedMemory | None = field(default=None, compare=False)
+    replica_memory: SharedMemory | None = field(default=None, compare=False)
     received: Counter[str] = field(default_factory=Counter, compare=False)
     waited: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float), compare=False)
     notice: Notice = field(default_factory=Notice, compare=False)
@@ -102,20 +104,21 @@ class Mesh:
     def start_gather(self, own: Tensor, carried: str = "scores") -> Callable[[], Tensor]:
         """Begin :meth:`gather_modalities`; the returned function waits for its result.
 
-        ``carried``: what its bytes are counted as in ``received``. Scores go through ``memory`` where there is one:
-        what was gathered is valid until the next scores or losses are exchanged.
+        ``carried``: what its bytes are counted as in ``received``. Scores go through memory where there is one: what
+        was gathered is valid until the next scores or losses are exchanged.
         """
         if self.groups == 1:
             return lambda: own
         sizes = [len(part) for part in shares(self.num_modalities, self.groups)]
         most = max(sizes)
-        shared = self.memory.room(own, most) if self.memory is not None and carried == "scores" else None
+        memory = self.modality_memory if carried == "scores" else None
+        shared = None if memory is None else memory.room(own, most)
         everyone = own.new_empty((len(sizes) * most, *own.shape[1:])) if shared is None else shared
         slots = list(everyone.split(most))
-        if self.memory is not None and shared is not None:
+        if memory is not None and shared is not None:
             slots[self.group][: own.shape[0]] = own.detach()
-            self.memory.tell()
-            wait: Callable[[], object] = self.memory.wait
+            memory.tell()
+            wait: Callable[[], object] = memory.wait
         else:
             wait = self._start_all_gather(slots, own)
         self.received[carried] += (self.groups - 1) * slots[0].nbytes
@@ -138,41 +141,55 @@ class Mesh:
         work = dist.all_gather(slots, padded, group=self.modality_axis, async_op=True)
         return lambda: work.wait()  # which holds ``padded`` until then
 
+    def _gather_replicas(self, own: Tensor) -> Tensor:
+        """Every replica's tensor, all of one shape, [R, ...]; valid until the next call."""
+        shared = None if self.replica_memory is None else self.replica_memory.gather(own)
+        if shared is not None:
+            return shared
+        everyone = own.new_empty((self.replicas, *own.shape))
+        dist.all_gather(list(everyone.unbind()), own, group=self.replica_axis)
+        return everyone
+
     def sum_replicas(self, tensors: list[Tensor]) -> None:
         """Add ``tensors`` up over the replica axis, in place, as one message per dtype."""
         if self.replicas == 1 or not tensors:
             return
         flat = torch.cat([t.reshape(-1) for t in tensors])
+        received = (self.replicas - 1) * flat.nbytes
         with self._held_up("dense gradients"):
-            dist.all_reduce(flat, group=self.replica_axis)
-        self.received["dense gradients"] += 2 * (self.replicas - 1) * flat.nbytes // self.replicas
+            shared = None if self.replica_memory is None else self.replica_memory.gather(flat)
+            if shared is None:
+                dist.all_reduce(flat, group=self.replica_axis)
+                received = 2 * received // self.replicas
+            else:
+                flat = shared.sum(dim=0)
+        self.received["dense gradients"] += received
         position = 0
         for t in tensors:
             t.copy_(flat[position : position + t.numel()].view_as(t))
             position += t.numel()
 
-    def sum_rows(self, gradient: Tensor) -> Tensor:
-        """A sparse gradient added up over the replica axis: rows that any replica has, ascending, each once.
+    def sum_rows(self, gradients: list[Tensor]) -> list[Tensor]:
+        """Sparse gradients added up over the replica axis: of each, rows that any replica has, ascending, each once.
 
-        Replicas add in their order, so all get the same bits. Bytes each receives: (R - 1) * (16 for two counts + the
-        most rows any replica has * (8 + row bytes)): they follow the batch, not the table.
+        Replicas add in their order, so all get the same bits. Bytes each receives: (R - 1) * (8 for every gradient's
+        count + the most that any replica's rows and values take): they follow the batch, not the tables.
         """
-        if self.replicas == 1:
-            return gradient
-        axis, rows, values = self.replica_axis, gradient._indices()[0], gradient._values()
+        if self.replicas == 1 or not gradients:
+            return gradients
+        counts = torch.tensor([g._nnz() for g in gradients], device=self.device)
+        own = as_bytes(gradients)
         with self._held_up("row gradients"):
-            all_rows = self._gather_ragged(rows, axis, self.replicas)
-            all_values = self._gather_ragged(values, axis, self.replicas)
-        most = max(some.numel() for some in all_rows)
-        row_bytes = rows.element_size() + values.element_size() * gradient.shape[1]
-        self.received["row gradients"] += (self.replicas - 1) * (most * row_bytes + 2 * 8)
-        union = torch.cat(all_rows).unique()
-        total = values.new_zeros(union.numel(), *values.shape[1:])
-        for some, more in zip(all_rows, all_values, strict=True):
-            total[torch.searchsorted(union, some)] += more
-        return torch.sparse_coo_tensor(
-            union.unsqueeze(0), total, gradient.shape, is_coalesced=True, check_invariants=False
-        )
+            all_counts = self._gather_replicas(counts).tolist()
+            most = max(bytes_of(some, gradients) for some in all_counts)
+            padded = torch.cat([own, own.new_zeros(most - own.numel())])
+            everyone = self._gather_replicas(padded)
+        self.received["row gradients"] += (self.replicas - 1) * (counts.nbytes + most)
+        parts = [from_bytes(one, some, gradients) for one, some in zip(everyone, all_counts, strict=True)]
+        return [
+            sum_of_rows(list(some), g.shape)
+            for some, g in zip(zip(*parts, strict=True), gradients, strict=True)
+        ]
 
     def sum_world(self, t: Tensor) -> None:
         """Add ``t`` up over all workers, in place."""
@@ -195,15 +212,16 @@ class Mesh:
         return together[:-2].view_as(losses)
 
     def _sum_small(self, own: Tensor) -> Tensor:
-        """``own`` added up over all workers; through memory where they have it in common."""
-        room = self.memory.room(own[None], 1) if self.memory is not None and self.replicas == 1 else None
-        if self.memory is None or room is None:
+        """``own`` added up over all workers: axis by axis through memory, or at once where there is none."""
+        sizes = (self.groups, self.modality_memory), (self.replicas, self.replica_memory)
+        memories = [memory for size, memory in sizes if size > 1]
+        if not all(memory is not None and memory.usable for memory in memories):
             dist.all_reduce(own)
             return own
-        room[self.group] = own
-        self.memory.tell()
-        self.memory.wait()
-        return room.sum(dim=0)
+        for memory in memories:
+            found = None if memory is None else memory.gather(own)
+            own = own if found is None else found.sum(dim=0)
+        return own
 
     def gather_world(self, own: Tensor) -> list[Tensor]:
         """Every worker's tensor, in order of rank; first axes may differ in length, the others may not."""
@@ -271,7 +289,7 @@ def process_mesh(
     Args:
         groups: G, 0 = :func:`modality_groups`.
         notice: what this process hears.
-        share_memory: workers of one machine pass scores through memory instead of sockets.
+        share_memory: workers of one machine exchange through memory instead of sockets.
 
     Raises:
         ValueError: ``groups`` does not divide the number of workers or exceeds the number of modalities.
@@ -290,11 +308,24 @@ def process_mesh(
     for g in range(groups):
         made = dist.new_group([r * groups + g for r in range(world // groups)], timeout=timeout)
         replica_axis = made if g == group else replica_axis
-    memory = None
-    if share_memory and modality_axis is not None and groups > 1 and device.type == "cpu":
-        memory = SharedMemory(modality_axis, timeout_seconds)
-    axes = (modality_axis, replica_axis, memory)
-    return Mesh(rank, world, num_modalities, groups, device, *axes, notice=notice or Notice())
+
+    def common(axis: dist.ProcessGroup | None, size: int, what: str) -> SharedMemory | None:
+        if not share_memory or axis is None or size == 1 or device.type != "cpu":
+            return None
+        return SharedMemory(axis, timeout_seconds, what)
+
+    return Mesh(
+        rank,
+        world,
+        num_modalities,
+        groups,
+        device,
+        modality_axis,
+        replica_axis,
+        common(modality_axis, groups, "modality group"),
+        common(replica_axis, world // groups, "replica"),
+        notice=notice or Notice(),
+    )
 
 
 def check_groups(num_workers: int, num_modalities: int, groups: int) -> int:

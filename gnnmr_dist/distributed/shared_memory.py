@@ -1,4 +1,4 @@
-"""Scores between workers of one machine: each writes its part into memory that all of them map, and tells the others.
+"""Gathers between workers of one machine: each writes its part into memory that all of them map, and tells the others.
 
 gloo carries every byte through sockets, with two copies in the system and threads that take the processor from
 training and have to be woken (docs/performance.md has what it costs). Here it serves to find the memory only; NCCL does
@@ -35,7 +35,7 @@ AT_ONCE, SOON = 2e-3, 1.0
 SHORT, LONG = 1e-4, 2e-3
 """Seconds of a pause before and after :data:`SOON` (assumed)."""
 
-NAME = "gnnmr-scores"
+NAME = "gnnmr-exchange"
 _PAGE, _LINE, _ADDRESS = 4096, 64, 96
 _MARK = slice(32, 64)
 """Where the first line holds random bytes that say which memory it is."""
@@ -44,14 +44,24 @@ _MARK = slice(32, 64)
 class SharedMemory:
     """What the workers of an axis have in common: the turn that each has told, and room for :data:`BUFFERS` gathers.
 
-    All calls are collective. ``usable``: all workers could map it; the same on all of them.
+    All calls are collective. ``usable``: all workers could map it; the same on all of them. ``what``: what errors call
+    a place on the axis.
     """
 
-    def __init__(self, axis: dist.ProcessGroup, timeout_seconds: float) -> None:
-        self.axis, self.timeout_seconds = axis, timeout_seconds
+    def __init__(self, axis: dist.ProcessGroup, timeout_seconds: float, what: str) -> None:
+        self.axis, self.timeout_seconds, self.what = axis, timeout_seconds, what
         self.place, self.size = dist.get_rank(axis), dist.get_world_size(axis)
         self.usable, self.turn, self._awaited = True, 0, 0
         self._grow(_PAGE)
+
+    def gather(self, own: Tensor) -> Tensor | None:
+        """All workers' equal tensors [workers, ...]; None where memory cannot be shared. Valid until the next one."""
+        room = self.room(own[None], 1)
+        if room is not None:
+            room[self.place] = own.detach()
+            self.tell()
+            self.wait()
+        return room
 
     def room(self, own: Tensor, rows: int) -> Tensor | None:
         """The memory of the next gather, [workers * rows, ...] of ``own``'s kind; None where it cannot be shared.
@@ -65,7 +75,7 @@ class SharedMemory:
         wanted = torch.Size(shape).numel() * own.element_size()
         if self._awaited != self.turn:
             raise RuntimeError(
-                f"scores: expected turn {self.turn} to be awaited before the next, got {self._awaited}"
+                f"shared memory: expected turn {self.turn} to be awaited before the next, got {self._awaited}"
             )
         if self.usable and wanted > self._buffers.shape[1]:
             self._grow(wanted * 5 // 4)
@@ -100,10 +110,11 @@ class SharedMemory:
         late = [n for n in range(self.size) if self._told[n, 0] < self.turn]
         gone = [n for n in late if _is_gone(int(self._told[n, 1]))]
         if gone:
-            raise RuntimeError(f"scores: the worker of modality group {gone[0]} is gone")
+            raise RuntimeError(f"shared memory: the worker of {self.what} {gone[0]} is gone")
         if waited > self.timeout_seconds:
             raise RuntimeError(
-                f"scores: expected all workers' within {self.timeout_seconds:g} s, got none of modality group {late[0]}"
+                f"shared memory: expected all parts within {self.timeout_seconds:g} s, got none of {self.what} "
+                f"{late[0]}"
             )
 
     def _grow(self, wanted: int) -> None:

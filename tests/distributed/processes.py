@@ -114,8 +114,9 @@ def _weights(session: Session) -> dict[str, dict[str, list[float]]]:
 
 def _mesh(num_modalities: int, cluster: ClusterSettings) -> Mesh:
     mesh = process_mesh(num_modalities, groups=cluster.modality_groups, share_memory=cluster.share_memory)
-    shares = mesh.memory is not None and mesh.memory.usable
-    assert shares == (cluster.share_memory and mesh.groups > 1 and sys.platform == "linux")
+    for size, memory in ((mesh.groups, mesh.modality_memory), (mesh.replicas, mesh.replica_memory)):
+        used = memory is not None and memory.usable
+        assert used == (cluster.share_memory and size > 1 and sys.platform == "linux")
     return mesh
 
 

@@ -28,18 +28,20 @@ def rows() -> torch.Tensor:
     )
 
 
-GROUPS = {"replicas": 1}  # G of a mesh of two workers; the others: 2
 COLLECTIVES: dict[str, Callable[[Mesh], object]] = {
     "gather_modalities": lambda mesh: mesh.gather_modalities(torch.ones(1, 3)),
     "scores through memory": lambda mesh: mesh.start_gather(torch.ones(1, 3))(),
     "scores, memory grows": lambda mesh: mesh.start_gather(torch.ones(1, 10_000))(),
+    "replicas: sum_step": lambda mesh: mesh.sum_step(torch.ones(2, 2, dtype=torch.float64)),
     "sockets: scores": lambda mesh: mesh.start_gather(torch.ones(1, 3))(),
+    "sockets, replicas: sum_replicas": lambda mesh: mesh.sum_replicas([torch.ones(2)]),
+    "sockets, replicas: sum_rows": lambda mesh: mesh.sum_rows([rows()]),
     "sockets: sum_step": lambda mesh: mesh.sum_step(torch.ones(2, 2, dtype=torch.float64)),
     "sum_world": lambda mesh: mesh.sum_world(torch.ones(2)),
     "sum_step": lambda mesh: mesh.sum_step(torch.ones(2, 2, dtype=torch.float64)),
     "gather_world": lambda mesh: mesh.gather_world(torch.ones(2)),
     "replicas: sum_replicas": lambda mesh: mesh.sum_replicas([torch.ones(2)]),
-    "replicas: sum_rows": lambda mesh: mesh.sum_rows(rows()),
+    "replicas: sum_rows": lambda mesh: mesh.sum_rows([rows()]),
 }
 
 
@@ -74,7 +76,7 @@ def miss(rank: int, folder: Path) -> None:
     dist.destroy_process_group()
     for number, (name, collective) in enumerate(COLLECTIVES.items()):
         meet_by_file(str(folder / f"store.{number}"), rank, 2, TIMEOUT)
-        groups = GROUPS.get(name.partition(":")[0], 2)
+        groups = 1 if "replicas:" in name else 2
         share = not name.startswith("sockets")
         mesh = process_mesh(2, groups=groups, timeout_seconds=TIMEOUT, share_memory=share)
         done = folder / f"waited.{number}"

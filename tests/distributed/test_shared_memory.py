@@ -1,4 +1,4 @@
-"""Scores through common memory: what every worker gets, when it is used, what is left behind."""
+"""Exchange through common memory: what every worker gets, when it is used, what is left behind."""
 
 from __future__ import annotations
 
@@ -41,7 +41,42 @@ def whole(mesh: Mesh, turn: int, columns: int) -> torch.Tensor:
 
 
 def usable(mesh: Mesh) -> bool:
-    return mesh.memory is not None and mesh.memory.usable
+    return mesh.modality_memory is not None and mesh.modality_memory.usable
+
+
+def sum_gradients(rank: int, folder: Path, share: bool) -> None:
+    """Two replicas: dense gradients, and rows of two tables of which one replica has none."""
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    meet_by_file(str(folder / "store"), rank, 2, 60)
+    mesh = process_mesh(2, groups=1, timeout_seconds=60, share_memory=share)
+    assert (mesh.replica_memory is not None and mesh.replica_memory.usable) == share
+    for turn in range(3):
+        dense = [torch.full((2, 3), rank + 1.0), torch.full((5000,), turn + rank * 10.0)]
+        mesh.sum_replicas(dense)
+        assert torch.equal(dense[0], torch.full((2, 3), 3.0))
+        assert torch.equal(dense[1], torch.full((5000,), 2.0 * turn + 10))
+        tables = [rows_of({0: [4, 7], 1: [1, 4]}[rank], 9), rows_of({0: [], 1: [2]}[rank], 3)]
+        one, two = mesh.sum_rows(tables)
+        assert one.to_dense()[:, 0].tolist() == [0, 1, 0, 0, 2, 0, 0, 1, 0]
+        assert two.to_dense()[:, 0].tolist() == [0, 0, 1]
+        losses = torch.tensor([turn, rank], dtype=torch.float64)
+        assert mesh.sum_step(losses).tolist() == [2 * turn, 1]
+    assert mesh.received["row gradients"] == 3 * (
+        2 * 8 + (8 * 3 + 8 * 3)
+    )  # replica 1: three rows of two floats
+    assert mesh.received["dense gradients"] == 3 * 4 * 5006
+    dist.destroy_process_group()
+
+
+def rows_of(rows: list[int], size: int) -> torch.Tensor:
+    index = torch.tensor([rows], dtype=torch.int64)
+    values = torch.ones(len(rows), 2)
+    return torch.sparse_coo_tensor(index, values, (size, 2), is_coalesced=True, check_invariants=False)
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_gradients_of_replicas_are_added_up(tmp_path: Path, share: bool) -> None:
+    in_two_processes(partial(sum_gradients, share=share), tmp_path)
 
 
 def gather_in_turns(rank: int, folder: Path, num_modalities: int) -> None:
@@ -110,7 +145,7 @@ def look_at_maps(rank: int, folder: Path) -> None:
     mesh = meet(rank, folder)
     mesh.start_gather(torch.ones(1, 10_000))()
     maps = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
-    ours = [line for line in maps if "gnnmr-scores" in line]
+    ours = [line for line in maps if "gnnmr-exchange" in line]
     assert len(ours) == 1  # the smaller one, before, is gone
     assert ours[0].endswith("(deleted)")
     dist.destroy_process_group()
@@ -167,9 +202,10 @@ def test_through_memory_or_sockets_the_same_bits(tmp_path: Path, num_modalities:
         {},
         {"training": {"exchange": "bfloat16"}},
         {"loss": {"supervised": "bpr"}},
+        {"cluster": {"modality_groups": 1}},  # two replicas: their gradients
     ]
     cases = [
-        Case(path, change | {"cluster": {"share_memory": share}})
+        Case(path, change | {"cluster": {**change.get("cluster", {}), "share_memory": share}})
         for share in (True, False)
         for change in changes
     ]

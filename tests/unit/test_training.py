@@ -208,8 +208,8 @@ class OneOfTwo:
     def sum_replicas(self, tensors: list[Tensor]) -> None:
         pass
 
-    def sum_rows(self, gradient: Tensor) -> Tensor:
-        return gradient
+    def sum_rows(self, gradients: list[Tensor]) -> list[Tensor]:
+        return gradients
 
     def sum_step(self, losses: Tensor) -> Tensor:
         return losses
