@@ -6,9 +6,13 @@ through sockets (``share_memory`` = no), as between machines; the same two with 
 takes its own scores for its peer's); and one process of two threads that hosts both. All sample for themselves, as a
 run does; all workers but those with sockets add their losses up through memory at the end of a step.
 
+With ``--replicas`` the two workers are replicas instead: each has both modalities and half of the rows, and what they
+exchange are gradients.
+
 Also given: the time a worker spends in starting the exchange and waiting for it (the worker with less to do waits for
 the other as well, so both are told), and the bytes that crossed the loopback interface with sockets against the
-formula, (G - 1) * modalities hosted * (b + n C) * 4 bytes a step for each worker, b rows of n users with C candidates.
+formula of docs/distributed.md: of scores (G - 1) * modalities hosted * (b + n C) * 4 bytes a step for each worker, b
+rows of n users with C candidates.
 
 Headline: the step without exchange / the step with it, through memory.
 """
@@ -22,7 +26,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -31,7 +35,8 @@ from measure import Report, parser, ratio, side_by_side, spread, use_threads
 from paced import open_modalities
 
 from gnnmr_dist.config import Settings, build
-from gnnmr_dist.distributed.mesh import Mesh, meet_by_file, one_process, process_mesh
+from gnnmr_dist.distributed.mesh import EXCHANGED, Mesh, meet_by_file, one_process, process_mesh
+from gnnmr_dist.distributed.shared_memory import SharedMemory
 from gnnmr_dist.errors import RunError
 from gnnmr_dist.fitting import Session, open_session, upcoming_steps
 from gnnmr_dist.training import train_step
@@ -64,6 +69,17 @@ class TimedMesh(Mesh):
         finish = self.clock.around(super().start_gather, own, carried)
         return lambda: self.clock.around(finish)
 
+    def sum_replicas(self, tensors: list[torch.Tensor]) -> None:
+        if not self.silent:
+            self.clock.around(super().sum_replicas, tensors)
+
+    def sum_rows(self, gradients: list[torch.Tensor]) -> list[torch.Tensor]:
+        return gradients if self.silent else self.clock.around(super().sum_rows, gradients)
+
+    def counted(self) -> int:
+        """Bytes that the exchange brought to this worker so far, by the formulas."""
+        return sum(self.received[carried] for carried in EXCHANGED)
+
 
 def timed_mesh(mesh: Mesh) -> TimedMesh:
     return TimedMesh(**{name: getattr(mesh, name) for name in Mesh.__dataclass_fields__})
@@ -89,10 +105,17 @@ def some_steps(session: Session, count: int) -> float:
     return time.perf_counter() - started
 
 
+def memories_of(mesh: Mesh) -> dict[str, SharedMemory | None]:
+    """The fields of a mesh that workers of one machine exchange through."""
+    return {"modality_memory": mesh.modality_memory, "replica_memory": mesh.replica_memory}
+
+
 NO, MEMORY, SOCKETS = "no exchange", "memory", "sockets"
 
 
-def worker(rank: int, world: int, store: str, path: str, settings: dict[str, Any], pipe: Any) -> None:
+def worker(
+    rank: int, world: int, store: str, path: str, settings: dict[str, Any], groups: int, pipe: Any
+) -> None:
     """Answer (kind of exchange, steps) with (seconds, seconds in the exchange, bytes by the formula)."""
     use_threads(1 if world > 1 else 2)
     dataset, chosen = open_modalities(Path(path), None), build(("benchmark", settings))
@@ -100,33 +123,32 @@ def worker(rank: int, world: int, store: str, path: str, settings: dict[str, Any
     mesh = one_process(2)
     if world > 1:
         meet_by_file(store, rank, world, 300.0)
-        mesh = process_mesh(2)
-        if mesh.modality_memory is None or not mesh.modality_memory.usable:
+        mesh = process_mesh(2, groups=groups)
+        if not any(memory is not None and memory.usable for memory in memories_of(mesh).values()):
             raise RunError("expected workers that share memory, got some that cannot")
     sessions: dict[str, Session] = {}
     while (asked := pipe.recv()) is not None:
         kind, steps = asked
         if kind not in sessions:
-            memory = None if kind == SOCKETS else mesh.modality_memory
-            own = replace(timed_mesh(mesh), silent=kind == NO, modality_memory=memory)
+            memories = dict.fromkeys(memories_of(mesh)) if kind == SOCKETS else memories_of(mesh)
+            own = replace(timed_mesh(mesh), silent=kind == NO, **memories)
             sessions[kind] = open_session(dataset, chosen, own, None)
         session = sessions[kind]
-        before, timer = session.mesh.received["scores"], session.mesh.clock.seconds  # type: ignore[attr-defined]
+        own = cast(TimedMesh, session.mesh)
+        before, timer = own.counted(), own.clock.seconds
         seconds = some_steps(session, steps)
-        pipe.send(
-            (seconds, session.mesh.clock.seconds - timer, session.mesh.received["scores"] - before)  # type: ignore[attr-defined]
-        )
+        pipe.send((seconds, own.clock.seconds - timer, own.counted() - before))
 
 
 class Side:
     """The processes of one side."""
 
-    def __init__(self, world: int, path: Path, settings: dict[str, Any], directory: str) -> None:
+    def __init__(self, world: int, path: Path, settings: dict[str, Any], groups: int, directory: str) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipes, self.processes = [], []
         for rank in range(world):
             here, there = context.Pipe()
-            given = (rank, world, f"{directory}/store-{world}", str(path), settings, there)
+            given = (rank, world, f"{directory}/store-{world}", str(path), settings, groups, there)
             self.processes.append(context.Process(target=worker, args=given, daemon=True))
             self.processes[-1].start()
             self.pipes.append(here)
@@ -148,7 +170,8 @@ def measure(path: Path, steps: int, options: argparse.Namespace, settings: dict[
     shares: dict[str, list[list[float]]] = {MEMORY: [], SOCKETS: []}
     crossed, counted = [], []
     with tempfile.TemporaryDirectory() as directory:
-        one, two = (Side(world, path, settings, directory) for world in (1, 2))
+        groups = 1 if options.replicas else 2
+        one, two = (Side(world, path, settings, groups, directory) for world in (1, 2))
 
         def exchanging(kind: str) -> float:
             before = loopback_bytes()
@@ -180,7 +203,8 @@ def one_set(path: Path, options: argparse.Namespace, settings: dict[str, Any], r
     steps = min(options.steps, -(-edges // checked.training.global_batch_size))
     found = measure(path, steps, options, settings)
     seconds = found["seconds"]
-    report.say(f"## {path.name}: {steps} steps a round, batch {checked.training.global_batch_size}")
+    what = "two replicas, " if options.replicas else ""
+    report.say(f"## {path.name}: {what}{steps} steps a round, batch {checked.training.global_batch_size}")
     report.table(
         ("", "ms per step"),
         [(name, spread([s / steps * 1e3 for s in values])) for name, values in seconds.items()],
@@ -213,11 +237,15 @@ def main() -> None:
     )
     made.add_argument("--steps", type=int, help="steps a round [60; with --quick 12]")
     made.add_argument("--batch-size", type=int, default=1024)
+    made.add_argument("--replicas", action="store_true", help="two replicas of both modalities")
     made.add_argument("--exchange", choices=("float32", "bfloat16"), default="float32")
     options = made.parse_args()
     options.steps = options.steps or (12 if options.quick else 60)
     settings = {"training": {"global_batch_size": options.batch_size, "exchange": options.exchange}}
-    report = Report("exchange", "The price of distribution", options)
+    name, title = "exchange", "The price of distribution"
+    if options.replicas:
+        name, title = "exchange_replicas", "The price of distribution: replicas"
+    report = Report(name, title, options)
     with tempfile.TemporaryDirectory() as directory:
         made_here = Path(directory, "large")
         if not options.dataset:
