@@ -47,8 +47,8 @@ class Mesh:
 
     With one worker every collective is the identity and no process group exists. ``received`` counts the bytes that
     collectives over the two axes brought to this worker, by what they carry (of sums, a ring's share); ``waited`` the
-    seconds that they held this worker up (on a GPU those to start them: nothing waits there). ``modality_memory``
-    and ``replica_memory``: what an axis exchanges through where its workers are on one machine.
+    seconds that they held this worker up (on a GPU those to start them: nothing waits there). ``modality_memory``,
+    ``replica_memory`` and ``world_memory``: what the workers of an axis, or all, exchange through on one machine.
     """
 
     rank: int
@@ -60,6 +60,7 @@ class Mesh:
     replica_axis: dist.ProcessGroup | None = None
     modality_memory: SharedMemory | None = field(default=None, compare=False)
     replica_memory: SharedMemory | None = field(default=None, compare=False)
+    world_memory: SharedMemory | None = field(default=None, compare=False)
     received: Counter[str] = field(default_factory=Counter, compare=False)
     waited: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float), compare=False)
     notice: Notice = field(default_factory=Notice, compare=False)
@@ -182,9 +183,11 @@ class Mesh:
         with self._held_up("row gradients"):
             all_counts = self._gather_replicas(counts).tolist()
             most = max(bytes_of(some, gradients) for some in all_counts)
+            self.received["row gradients"] += (self.replicas - 1) * (counts.nbytes + most)
+            if most == 0:
+                return gradients
             padded = torch.cat([own, own.new_zeros(most - own.numel())])
             everyone = self._gather_replicas(padded)
-        self.received["row gradients"] += (self.replicas - 1) * (counts.nbytes + most)
         parts = [from_bytes(one, some, gradients) for one, some in zip(everyone, all_counts, strict=True)]
         return [
             sum_of_rows(list(some), g.shape)
@@ -206,22 +209,14 @@ class Mesh:
             self.notice.agreed = heard
             return losses.cpu()
         wishes = losses.new_tensor([heard == Wish.MOVE, heard == Wish.END])
-        together = self._sum_small(torch.cat([losses.reshape(-1), wishes])).cpu()
+        together = torch.cat([losses.reshape(-1), wishes])
+        shared = None if self.world_memory is None else self.world_memory.gather(together)
+        if shared is None:
+            dist.all_reduce(together)
+        together = (together if shared is None else shared.sum(dim=0)).cpu()
         move, end = together[-2:].tolist()
         self.notice.agreed = Wish.END if end > 0 else Wish.MOVE if move > 0 else Wish.GO_ON
         return together[:-2].view_as(losses)
-
-    def _sum_small(self, own: Tensor) -> Tensor:
-        """``own`` added up over all workers: axis by axis through memory, or at once where there is none."""
-        sizes = (self.groups, self.modality_memory), (self.replicas, self.replica_memory)
-        memories = [memory for size, memory in sizes if size > 1]
-        if not all(memory is not None and memory.usable for memory in memories):
-            dist.all_reduce(own)
-            return own
-        for memory in memories:
-            found = None if memory is None else memory.gather(own)
-            own = own if found is None else found.sum(dim=0)
-        return own
 
     def gather_world(self, own: Tensor) -> list[Tensor]:
         """Every worker's tensor, in order of rank; first axes may differ in length, the others may not."""
@@ -324,6 +319,7 @@ def process_mesh(
         replica_axis,
         common(modality_axis, groups, "modality group"),
         common(replica_axis, world // groups, "replica"),
+        common(dist.group.WORLD, world, "rank"),
         notice=notice or Notice(),
     )
 

@@ -107,11 +107,12 @@ class SharedMemory:
         self._awaited = self.turn
 
     def _look_after_them(self, waited: float) -> None:
-        late = [n for n in range(self.size) if self._told[n, 0] < self.turn]
-        gone = [n for n in late if _is_gone(int(self._told[n, 1]))]
-        if gone:
-            raise RuntimeError(f"shared memory: the worker of {self.what} {gone[0]} is gone")
-        if waited > self.timeout_seconds:
+        gone = [n for n in range(self.size) if _is_gone(int(self._told[n, 1]))]
+        late = [n for n in range(self.size) if self._told[n, 0] < self.turn]  # who told and went is not late
+        for n in late:
+            if n in gone:
+                raise RuntimeError(f"shared memory: the worker of {self.what} {n} is gone")
+        if late and waited > self.timeout_seconds:
             raise RuntimeError(
                 f"shared memory: expected all parts within {self.timeout_seconds:g} s, got none of {self.what} "
                 f"{late[0]}"
@@ -127,7 +128,7 @@ class SharedMemory:
             mapped: Any = _mapped(bytes(message.tolist()), total)
             if mapped is not None:
                 place = self.place * _LINE + 8
-                mapped[place : place + 8] = os.getpid().to_bytes(8, sys.byteorder)
+                mapped[place : place + 8] = _own_number().to_bytes(8, sys.byteorder)
             all_could = torch.tensor([mapped is not None], dtype=torch.int64)
             dist.all_reduce(all_could, dist.ReduceOp.MIN, group=self.axis)
         self.usable = bool(all_could)
@@ -157,7 +158,7 @@ def _message(file: int | None) -> Tensor:
     mark, address = os.urandom(32), b""
     if file is not None:
         os.pwrite(file, mark, _MARK.start)
-        address = f"/proc/{os.getpid()}/fd/{file}".encode()
+        address = f"/proc/{_own_number()}/fd/{file}".encode()
     return torch.tensor(list(mark + address.ljust(_ADDRESS, b"\0")), dtype=torch.uint8)
 
 
@@ -174,13 +175,23 @@ def _mapped(message: bytes, size: int) -> mmap.mmap | None:
     return None
 
 
-def _is_gone(pid: int) -> bool:
-    """Whether a process has ended, its parent having noticed or not."""
+def _own_number() -> int:
+    """This process's number in /proc, which need not be the one it has in a process namespace of its own; 0 without."""
     try:
-        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
-    except (OSError, IndexError):
+        return int(os.readlink("/proc/self"))
+    except (OSError, ValueError):
+        return 0
+
+
+def _is_gone(number: int) -> bool:
+    """Whether a process of /proc has ended, its parent having noticed or not."""
+    try:
+        state = Path(f"/proc/{number}/stat").read_bytes().rpartition(b")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
         return True
-    return state in "ZX"
+    except OSError:
+        return False
+    return state in (b"Z", b"X")
 
 
 @intrinsic

@@ -132,10 +132,10 @@ def _process(rank: int, world: int, store: str, cases: list[Case]) -> None:
         dist.destroy_process_group()
 
 
-def in_two_processes(work: Callable[[int, Path], None], folder: Path) -> None:
-    """Call ``work(rank, folder)`` in two processes; raises AssertionError when one fails."""
+def in_processes(work: Callable[[int, Path], None], folder: Path, world: int = 2) -> None:
+    """Call ``work(rank, folder)`` in ``world`` processes; raises AssertionError when one fails."""
     context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=work, args=(rank, folder)) for rank in range(2)]
+    workers = [context.Process(target=work, args=(rank, folder)) for rank in range(world)]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -143,7 +143,7 @@ def in_two_processes(work: Callable[[int, Path], None], folder: Path) -> None:
     for worker in workers:
         if worker.is_alive():
             worker.kill()
-    assert [worker.exitcode for worker in workers] == [0, 0]
+    assert [worker.exitcode for worker in workers] == [0] * world
 
 
 def run_workers(world: int, cases: list[Case]) -> list[list[Outcome]]:

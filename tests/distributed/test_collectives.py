@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from processes import in_two_processes
+from processes import in_processes
 
 from gnnmr_dist.distributed.mesh import Mesh, meet_by_file, process_mesh
 from gnnmr_dist.notice import Notice, Wish
@@ -64,7 +64,7 @@ def agree(rank: int, folder: Path) -> None:
 
 
 def test_workers_agree_on_a_wish_after_the_same_step(tmp_path: Path) -> None:
-    in_two_processes(agree, tmp_path)
+    in_processes(agree, tmp_path)
     assert {(tmp_path / f"agreed.{rank}").read_text() for rank in range(2)} == {"GO_ON MOVE END"}
 
 
@@ -96,6 +96,6 @@ def miss(rank: int, folder: Path) -> None:
 
 @pytest.mark.slow
 def test_no_collective_waits_longer_than_the_timeout(tmp_path: Path) -> None:
-    in_two_processes(miss, tmp_path)
+    in_processes(miss, tmp_path)
     waited = {name: (tmp_path / f"waited.{n}").read_text() for n, name in enumerate(COLLECTIVES)}
     assert all(TIMEOUT * 0.5 < float(seconds) < TIMEOUT + SLACK for seconds in waited.values()), waited

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from processes import Case, in_two_processes, run_workers
+from processes import Case, in_processes, run_workers
 
 from gnnmr_dist.data.synthetic import synthetic_dataset
 from gnnmr_dist.distributed import shared_memory
@@ -59,11 +59,12 @@ def sum_gradients(rank: int, folder: Path, share: bool) -> None:
         one, two = mesh.sum_rows(tables)
         assert one.to_dense()[:, 0].tolist() == [0, 1, 0, 0, 2, 0, 0, 1, 0]
         assert two.to_dense()[:, 0].tolist() == [0, 0, 1]
+        nothing = mesh.sum_rows([rows_of([], 9), rows_of([], 3)])
+        assert [g._nnz() for g in nothing] == [0, 0]
         losses = torch.tensor([turn, rank], dtype=torch.float64)
         assert mesh.sum_step(losses).tolist() == [2 * turn, 1]
-    assert mesh.received["row gradients"] == 3 * (
-        2 * 8 + (8 * 3 + 8 * 3)
-    )  # replica 1: three rows of two floats
+    rows = 2 * 8 + (8 * 3 + 8 * 3)  # replica 1: three rows of two floats
+    assert mesh.received["row gradients"] == 3 * (rows + 2 * 8)
     assert mesh.received["dense gradients"] == 3 * 4 * 5006
     dist.destroy_process_group()
 
@@ -76,7 +77,7 @@ def rows_of(rows: list[int], size: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("share", [True, False])
 def test_gradients_of_replicas_are_added_up(tmp_path: Path, share: bool) -> None:
-    in_two_processes(partial(sum_gradients, share=share), tmp_path)
+    in_processes(partial(sum_gradients, share=share), tmp_path)
 
 
 def gather_in_turns(rank: int, folder: Path, num_modalities: int) -> None:
@@ -103,7 +104,7 @@ def gather_in_turns(rank: int, folder: Path, num_modalities: int) -> None:
 
 @pytest.mark.parametrize("num_modalities", [2, 3])
 def test_every_worker_gets_all_parts_in_order(tmp_path: Path, num_modalities: int) -> None:
-    in_two_processes(partial(gather_in_turns, num_modalities=num_modalities), tmp_path)
+    in_processes(partial(gather_in_turns, num_modalities=num_modalities), tmp_path)
 
 
 def gather_apart(rank: int, folder: Path) -> None:
@@ -119,7 +120,34 @@ def gather_apart(rank: int, folder: Path) -> None:
 
 
 def test_workers_of_different_machines_use_sockets(tmp_path: Path) -> None:
-    in_two_processes(gather_apart, tmp_path)
+    in_processes(gather_apart, tmp_path)
+
+
+def step_on_two_machines(rank: int, folder: Path) -> None:
+    """Two replicas of two groups, worker 3 on another machine: each axis decides for itself, alike on its workers."""
+    if rank == 3:
+        found = shared_memory._mapped
+        shared_memory._mapped = lambda message, size: found(bytes(32) + message[32:], size)
+    torch.set_num_threads(1)
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    meet_by_file(str(folder / "store"), rank, 4, 60)
+    mesh = process_mesh(2, timeout_seconds=20)
+    memories = (mesh.modality_memory, mesh.replica_memory, mesh.world_memory)
+    used = [memory is not None and memory.usable for memory in memories]
+    assert used == [rank in (0, 1), rank in (0, 2), False]
+    for turn in range(2):
+        assert torch.equal(mesh.start_gather(own_part(mesh, turn, 50))(), whole(mesh, turn, 50))
+        dense = [torch.full((4,), float(rank))]
+        mesh.sum_replicas(dense)
+        assert dense[0].tolist() == [2.0 * mesh.group + 2] * 4
+        (table,) = mesh.sum_rows([rows_of([mesh.replica], 3)])
+        assert table.to_dense()[:, 0].tolist() == [1, 1, 0]
+        assert mesh.sum_step(torch.tensor([1.0, rank], dtype=torch.float64)).tolist() == [4, 6]
+    dist.destroy_process_group()
+
+
+def test_some_workers_on_another_machine(tmp_path: Path) -> None:
+    in_processes(step_on_two_machines, tmp_path, 4)
 
 
 def gather_without_room(rank: int, folder: Path) -> None:
@@ -138,7 +166,7 @@ def gather_without_room(rank: int, folder: Path) -> None:
 
 
 def test_sockets_take_over_where_memory_runs_out(tmp_path: Path) -> None:
-    in_two_processes(gather_without_room, tmp_path)
+    in_processes(gather_without_room, tmp_path)
 
 
 def look_at_maps(rank: int, folder: Path) -> None:
@@ -146,13 +174,13 @@ def look_at_maps(rank: int, folder: Path) -> None:
     mesh.start_gather(torch.ones(1, 10_000))()
     maps = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
     ours = [line for line in maps if "gnnmr-exchange" in line]
-    assert len(ours) == 1  # the smaller one, before, is gone
-    assert ours[0].endswith("(deleted)")
+    assert len(ours) == 2  # for scores and for losses; the smaller one, before, is gone
+    assert all(line.endswith("(deleted)") for line in ours)
     dist.destroy_process_group()
 
 
 def test_the_memory_has_no_name_and_only_the_newest_is_kept(tmp_path: Path) -> None:
-    in_two_processes(look_at_maps, tmp_path)
+    in_processes(look_at_maps, tmp_path)
 
 
 def lose_the_peer(rank: int, folder: Path) -> None:
@@ -169,7 +197,7 @@ def lose_the_peer(rank: int, folder: Path) -> None:
 
 
 def test_a_worker_that_is_gone_is_noticed(tmp_path: Path) -> None:
-    in_two_processes(lose_the_peer, tmp_path)
+    in_processes(lose_the_peer, tmp_path)
 
 
 def test_a_file_of_another_is_not_mapped(tmp_path: Path) -> None:
@@ -189,7 +217,7 @@ def begin_twice(rank: int, folder: Path) -> None:
 
 
 def test_a_gather_must_be_awaited_before_the_next(tmp_path: Path) -> None:
-    in_two_processes(begin_twice, tmp_path)
+    in_processes(begin_twice, tmp_path)
 
 
 @pytest.mark.parametrize("num_modalities", [2, 3])
