@@ -38,7 +38,7 @@ def parser() -> Parser:
     add("--output", type=Path, default=Path("runs/study"), metavar="DIR", help="all results [runs/study]")
     add("--report", type=Path, default=report, metavar="DIR", help="the report [benchmarks/results/paper]")
     add("--plan", type=Path, default=plan, metavar="FILE", help="the plan [benchmarks/study/plan.toml]")
-    add("--take-up", type=Path, metavar="DIR", help="go on from the results beside a report, in a new OUTPUT")
+    add("--take-up", type=Path, metavar="DIR", help="go on from the results beside a report")
     add("--only", nargs="+", default=[], metavar="PART", help=f"parts to run, of {parts} [all]")
     add("--sets", nargs="+", default=[], metavar="SET", help="sets of the plan [all]")
     add("--seeds", type=int, metavar="N", help="at most so many seeds of every part")
@@ -66,6 +66,7 @@ def command(argv: Sequence[str] | None) -> None:
     if options.list:
         _list(plan, options)
         return
+    _check_archive(read_plan(options.plan), options)
     failed = {} if options.report_only else _run(plan, options, list(sys.argv[1:] if argv is None else argv))
     whole = read_plan(options.plan, sets=options.sets)  # the report is of everything that is there
     _report(whole, options)
@@ -80,11 +81,13 @@ def _take_up(plan: Plan, options: argparse.Namespace) -> None:
 
     if not (options.take_up / RECORDS).exists():
         raise InputError(f"--take-up {options.take_up}: expected a report with {RECORDS}, got none")
-    if (options.output / "jobs").exists():
-        raise InputError(
-            f"{options.output}: expected an output without jobs to take others up in, got one with"
-        )
     print(f"{take_up(plan, options.take_up, options.output)} finished jobs taken up from {options.take_up}")
+
+
+def _check_archive(plan: Plan, options: argparse.Namespace) -> None:
+    from study.archive import check_nothing_lost
+
+    check_nothing_lost(plan, options.report, options.output)
 
 
 def _list(plan: Plan, options: argparse.Namespace) -> None:
@@ -105,7 +108,6 @@ def _list(plan: Plan, options: argparse.Namespace) -> None:
 def _run(plan: Plan, options: argparse.Namespace, argv: list[str]) -> dict[str, str]:
     """Run what is left; returns failed jobs with their errors."""
     from study.case import write_case
-    from study.datasets import ensure
     from study.runner import Study
 
     data = None if options.data is None else Path(options.data)
@@ -113,8 +115,6 @@ def _run(plan: Plan, options: argparse.Namespace, argv: list[str]) -> dict[str, 
     for name, found in plan.sets.items():
         if found.recipe is not None and (data is None or not (data / name).is_dir()):
             print(f"{name} is left out: its folder was not given (--data or GNNMR_DATA)", flush=True)
-        elif found.recipe is not None and data is not None:
-            ensure(found, "own", data / name, options.output / "sets")
     study = Study(plan, options.output, data, budget=budget, argv=argv)
     study.run(options.processes)
     write_case(plan, options.output, data)
@@ -127,9 +127,8 @@ def _report(plan: Plan, options: argparse.Namespace) -> None:
     from study.results import Findings
 
     data = None if options.data is None else Path(options.data)
-    findings = Findings(plan, options.output)
-    build(findings, data).write(options.report, NAME)
-    save(findings, options.report)
+    build(Findings(plan, options.output), data).write(options.report, NAME)
+    save(Findings(read_plan(options.plan), options.output), options.report)
     print(f"wrote {options.report / (NAME + '.md')} and .html")
 
 

@@ -1,12 +1,15 @@
 """A study's results in a form small enough to stand beside its report: any machine can go on from them.
 
-records.jsonl      a line for each session, each finished job (settings, commit, times, rows, versions) and the case
-users-SET.parquet  of every finished job, row and user the values that tests and intervals are made of
+records.jsonl         a line for each session, each finished job (settings, commit, times, rows, versions) and the case
+users-SET.parquet     of every finished job, row and user the values that tests and intervals are made of
+activity-SET.parquet  every user's number of train interactions
 """
 
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +17,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gnnmr_dist import storage
-from study.case import CASE
-from study.plan import Plan
+from gnnmr_dist.errors import InputError
+from study.case import CASE, case_job
+from study.datasets import ACTIVITY
+from study.plan import Job, Plan
 from study.results import METRICS, USERS, Findings, Result
-from study.runner import description, home_of
+from study.runner import description, home_of, is_done
 from study.tables import TESTED
 from study.worker import RESULT, RUN, TIMES
 
@@ -25,16 +30,17 @@ RECORDS = "records.jsonl"
 PLACES = ("run", "settings", "dataset")
 """What of a result's provenance says where things lay on its machine."""
 
+Record = dict[str, Any]
+
 
 def save(findings: Findings, folder: Path) -> None:
-    """Write everything that is there."""
+    """Write everything that is there; ``findings`` of the whole plan, or what is left out is gone from the archive."""
     results = [found for job in findings.plan.ranked() if (found := findings.get(job)) is not None]
-    lines: list[dict[str, Any]] = [{"kind": "session", **session} for session in findings.sessions()]
+    lines: list[Record] = [{"kind": "session", **session} for session in findings.sessions()]
     lines += [_record(findings.plan, result) for result in results]
     case = findings.output / CASE
     if case.exists():
         lines.append({"kind": "case", "case": json.loads(case.read_text(encoding="utf-8"))})
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     folder.mkdir(parents=True, exist_ok=True)
     for name in findings.plan.sets:
         tables = [_users(result) for result in results if result.job.set == name]
@@ -43,10 +49,13 @@ def save(findings: Findings, folder: Path) -> None:
                 pq.write_table(
                     pa.concat_tables(tables), str(staged), compression="zstd", compression_level=15
                 )
-    storage.write_bytes_atomic(folder / RECORDS, text.encode())
+        activity = findings.output / "sets" / name / "own" / ACTIVITY
+        if activity.exists():
+            storage.write_bytes_atomic(folder / f"activity-{name}.parquet", activity.read_bytes())
+    storage.write_bytes_atomic(folder / RECORDS, "".join(json.dumps(line) + "\n" for line in lines).encode())
 
 
-def _record(plan: Plan, result: Result) -> dict[str, Any]:
+def _record(plan: Plan, result: Result) -> Record:
     wanted = [f"{metric}@{k}" for metric in ("Recall", "NDCG") for k in result.content["provenance"]["ks"]]
     origin = {name: value for name, value in result.content["provenance"].items() if name not in PLACES}
     return {
@@ -67,30 +76,67 @@ def _users(result: Result) -> pa.Table:
     return pa.table({"job": job, "row": table["row"].cast(pa.string()), "user": table["user"], **single})
 
 
-def take_up(plan: Plan, folder: Path, output: Path) -> int:
-    """Put what FOLDER has of the plan's jobs into an OUTPUT that has none; returns how many.
+def _lines(folder: Path) -> list[Record]:
+    file = folder / RECORDS
+    return [json.loads(line) for line in file.read_bytes().splitlines()] if file.exists() else []
 
-    Jobs of other settings are left. Metrics that were not kept are missing afterwards, and so are the models.
-    """
-    if not (folder / RECORDS).exists() or (output / "jobs").exists():
-        return 0
-    lines = [json.loads(line) for line in (folder / RECORDS).read_text(encoding="utf-8").splitlines()]
-    jobs, taken = {job.name: job for job in plan.ranked()}, 0
-    files = {name: folder / f"users-{name}.parquet" for name in plan.sets}
-    users = {name: pq.read_table(file) for name, file in files.items() if file.exists()}
+
+def _finished(plan: Plan, lines: list[Record]) -> Iterator[tuple[Job, Record]]:
+    """The jobs of the plan, with these very settings, that an archive has."""
+    jobs = {job.name: job for job in plan.ranked()}
     for line in lines:
         job = jobs.get(line["name"]) if line["kind"] == "job" else None
-        if job is not None and line["job"] == description(plan, job) and job.set in users:
-            table = users[job.set]
-            _put(home_of(output, job), line, table.filter(pa.compute.equal(table["job"], job.name)))
-            taken += 1
-    _put_others(output, lines)
-    return taken
+        if job is not None and line["job"] == description(plan, job):
+            yield job, line
 
 
-def _put(home: Path, line: dict[str, Any], users: pa.Table) -> None:
+def check_nothing_lost(plan: Plan, folder: Path, output: Path) -> None:
+    """Refuse to write a report over an archive that has finished jobs of the plan which OUTPUT lacks: InputError."""
+    lost = [job.name for job, _ in _finished(plan, _lines(folder)) if not is_done(output, job)]
+    if lost:
+        raise InputError(
+            f"{folder}: expected a report of no job that {output} lacks, got {len(lost)}, the first {lost[0]}: go on "
+            f"from them with --take-up {folder}, or give another --report"
+        )
+
+
+def take_up(plan: Plan, folder: Path, output: Path) -> int:
+    """Put what FOLDER has of the plan's jobs into OUTPUT, which keeps what it has; returns how many.
+
+    Jobs of other settings are left, and such as lack values of users. Metrics that were not kept are missing
+    afterwards, and so are the models.
+    """
+    files = {name: folder / f"users-{name}.parquet" for name in plan.sets}
+    users = {name: pq.read_table(file) for name, file in files.items() if file.exists()}
+    lines, taken = _lines(folder), []
+    for job, line in _finished(plan, lines):
+        if is_done(output, job) or job.set not in users:
+            continue
+        own = users[job.set].filter(pa.compute.equal(users[job.set]["job"], job.name))
+        if own.num_rows == len(line["rows"]) * line["provenance"]["users_evaluated"]:
+            _put(home_of(output, job), line, own)
+            taken.append(job)
+    for name in plan.sets:
+        source, place = folder / f"activity-{name}.parquet", output / "sets" / name / "own" / ACTIVITY
+        if source.exists() and not place.exists():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            storage.write_bytes_atomic(place, source.read_bytes())
+    _put_sessions(output, [line for line in lines if line["kind"] == "session"])
+    cases = [line["case"] for line in lines if line["kind"] == "case"]
+    if (
+        cases
+        and any(job.name == case_job(plan).name for job in taken)
+        and cases[0]["rule"] == dict(plan.case)
+    ):
+        text = json.dumps(cases[0], indent=1, ensure_ascii=False) + "\n"
+        storage.write_bytes_atomic(output / CASE, text.encode())
+    return len(taken)
+
+
+def _put(home: Path, line: Record, users: pa.Table) -> None:
     """A job's files as a run leaves them; what says that it is done comes last."""
     run = home / RUN
+    shutil.rmtree(home, ignore_errors=True)  # of a run that was cut off
     run.mkdir(parents=True)
     epochs = [{"kind": "epoch", "epoch": n, "seconds": seconds} for n, seconds in enumerate(line["epochs"])]
     (run / METRICS).write_text("".join(json.dumps(epoch) + "\n" for epoch in epochs))
@@ -102,13 +148,14 @@ def _put(home: Path, line: dict[str, Any], users: pa.Table) -> None:
     storage.write_bytes_atomic(run / RESULT, (json.dumps(content, indent=1) + "\n").encode())
 
 
-def _put_others(output: Path, lines: list[dict[str, Any]]) -> None:
-    """Sessions, so that the report tells of them, and the case, whose model is not there."""
-    sessions = [line for line in lines if line["kind"] == "session"]
-    (output / "sessions").mkdir(parents=True, exist_ok=True)
+def _put_sessions(output: Path, sessions: list[Record]) -> None:
+    """What the report tells of how the results came about; before the sessions of this machine, if there are none."""
+    folder = output / "sessions"
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        return
     for number, session in enumerate(sessions, 1):
         content = {name: value for name, value in session.items() if name != "kind"}
-        (output / "sessions" / f"{number:03d}.json").write_text(json.dumps(content, indent=1) + "\n")
-    for line in lines:
-        if line["kind"] == "case":
-            (output / CASE).write_text(json.dumps(line["case"], indent=1, ensure_ascii=False) + "\n", "utf-8")
+        storage.write_bytes_atomic(
+            folder / f"{number:03d}.json", (json.dumps(content, indent=1) + "\n").encode()
+        )

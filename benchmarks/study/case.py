@@ -30,7 +30,7 @@ def write_case(plan: Plan, output: Path, data: Path | None) -> None:
     rule = plan.case
     if not rule or rule["set"] not in plan.sets:
         return
-    job = Job(rule["set"], "own", "gnnmr", 0)
+    job = case_job(plan)
     result = Findings(plan, output).get(job)
     if result is None or not (result.home / RUN / "model").exists():
         return
@@ -52,6 +52,11 @@ def write_case(plan: Plan, output: Path, data: Path | None) -> None:
     storage.write_bytes_atomic(
         output / CASE, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
     )
+
+
+def case_job(plan: Plan) -> Job:
+    """The job whose recommendations the case shows."""
+    return Job(plan.case["set"], "own", "gnnmr", 0)
 
 
 def chosen(dataset: Dataset, rule: Mapping[str, Any]) -> list[int]:

@@ -23,6 +23,7 @@ from typing import Any
 from measure import commit, hardware
 
 from gnnmr_dist import storage
+from gnnmr_dist.data.dataset import open_dataset
 from gnnmr_dist.errors import InputError
 from study.datasets import ensure
 from study.plan import Job, Plan
@@ -145,6 +146,7 @@ class Study:
         self.total, self.running = len(ready), dict[int, tuple[Job, float]]()
         self.left_out: list[Job] = []
         self.failed: dict[str, str] = {}
+        self.digests: dict[tuple[str, str], set[str]] = {}
         self.started, self.lock, self.processes = time.time(), threading.Lock(), 1
         self.session = self._new_session(argv)
 
@@ -221,6 +223,7 @@ class Study:
             dataset = ensure(
                 self.plan.sets[job.set], job.variant, self._source(job.set), self.output / "sets"
             )
+            self._check_digest(job, dataset)
         home = home_of(self.output, job)
         home.mkdir(parents=True, exist_ok=True)
         content = json.dumps(description(self.plan, job)) + "\n"
@@ -231,6 +234,21 @@ class Study:
             "options": options(self.plan, job),
             "commit": self.record["commit"],
         }
+
+    def _check_digest(self, job: Job, dataset: Path) -> None:
+        """Refuse to put results of other data beside those that are there; raises InputError."""
+        key = (job.set, job.variant)
+        if key not in self.digests:
+            self.digests[key] = {open_dataset(dataset, verify="structure").digest}
+            for other in self.plan.ranked():
+                if (other.set, other.variant) == key and is_done(self.output, other):
+                    content = json.loads((home_of(self.output, other) / RUN / RESULT).read_text())
+                    self.digests[key].add(content["provenance"]["data_digest"])
+        if len(self.digests[key]) > 1:
+            short = ", ".join(sorted(digest[:12] for digest in self.digests[key]))
+            raise InputError(
+                f"{dataset}: expected the data of the results that are there, got digests {short}"
+            )
 
     def _finish(self, number: int, job: Job, answer: Mapping[str, Any]) -> None:
         with self.lock:
