@@ -143,15 +143,17 @@ def title(pid: int) -> str:
         return ""
 
 
-def wait_for(what: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 120) -> None:
-    """Poll until ``what`` holds while the process runs."""
+def wait_for(
+    what: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 120, pause: float = 0.02
+) -> None:
+    """Look every ``pause`` seconds until ``what`` holds while the process runs."""
     end = time.monotonic() + seconds
     while not what():
         if process.poll() is not None:
             raise AssertionError(f"ended with {process.returncode}: {process.communicate()}")
         if time.monotonic() > end:
             raise AssertionError("waited in vain")
-        time.sleep(0.02)
+        time.sleep(pause)
 
 
 def has_checkpoint(output: Path, at_least: str) -> Callable[[], bool]:

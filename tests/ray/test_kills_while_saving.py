@@ -17,14 +17,12 @@ def test_a_half_written_checkpoint_is_never_taken(dataset: Path, undisturbed: Pa
     every_step = ["--checkpoint-every-steps", "1"]
     left_behind = 0
     for number in range(KILLS):
-        before = len(list(output.glob("checkpoints/*/.epoch-*.tmp")))
-        resume = ["--resume"] if number else []
+        resume, last = ["--resume"] if number else [], _newest_attempt(output)
         with started(train_command(dataset, output, *every_step, *resume)) as process:
-            wait_for(lambda: (output / "metrics.jsonl").exists(), process)
-            wait_for(lambda n=number: _attempts(output) > n, process)
-            wait_for(lambda b=before: len(list(output.glob("checkpoints/*/.epoch-*.tmp"))) > b, process)
+            wait_for(lambda old=last: _newest_attempt(output) > old, process)
+            wait_for(lambda: bool(_half_written(output)), process, pause=0)
             kill(process)
-        left_behind += len(list(output.glob("checkpoints/*/.epoch-*.tmp"))) > before
+        left_behind += bool(_half_written(output))
     assert left_behind > 0  # at least one kill did hit a checkpoint that was being written
     ended = run(train_command(dataset, output, *every_step, "--resume"))
     assert ended.code == 0, ended.err
@@ -33,6 +31,14 @@ def test_a_half_written_checkpoint_is_never_taken(dataset: Path, undisturbed: Pa
     assert model_bytes(output) == model_bytes(undisturbed)
 
 
-def _attempts(output: Path) -> int:
-    """Attempts that have a complete checkpoint."""
-    return len({place.parent.parent for place in output.glob("checkpoints/*/epoch-*/manifest.json")})
+def _newest_attempt(output: Path) -> str:
+    """Of those that have a complete checkpoint."""
+    return max(
+        (place.parent.parent.name for place in output.glob("checkpoints/*/epoch-*/manifest.json")), default=""
+    )
+
+
+def _half_written(output: Path) -> list[Path]:
+    """Checkpoints without the file that is written last."""
+    places = output.glob("checkpoints/*/epoch-*")
+    return [place for place in places if not (place / "manifest.json").exists()]
