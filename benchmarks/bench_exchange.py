@@ -107,7 +107,8 @@ def some_steps(session: Session, count: int) -> float:
 
 def memories_of(mesh: Mesh) -> dict[str, SharedMemory | None]:
     """The fields of a mesh that workers of one machine exchange through."""
-    return {"modality_memory": mesh.modality_memory, "replica_memory": mesh.replica_memory}
+    names = ("modality_memory", "replica_memory", "world_memory")
+    return {name: getattr(mesh, name) for name in names}
 
 
 NO, MEMORY, SOCKETS = "no exchange", "memory", "sockets"

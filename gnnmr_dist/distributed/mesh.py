@@ -303,25 +303,26 @@ def process_mesh(
     for g in range(groups):
         made = dist.new_group([r * groups + g for r in range(world // groups)], timeout=timeout)
         replica_axis = made if g == group else replica_axis
-
-    def common(axis: dist.ProcessGroup | None, size: int, what: str) -> SharedMemory | None:
-        if not share_memory or axis is None or size == 1 or device.type != "cpu":
-            return None
-        return SharedMemory(axis, timeout_seconds, what)
-
+    axes = (modality_axis, replica_axis)
+    share = share_memory and device.type == "cpu"
+    names = ("modality group", "replica", "rank")
+    every = zip((*axes, dist.group.WORLD), names, strict=True)
+    one, other, all_of_them = (
+        _in_common(axis, timeout_seconds, what) if share else None for axis, what in every
+    )
     return Mesh(
-        rank,
-        world,
-        num_modalities,
-        groups,
-        device,
-        modality_axis,
-        replica_axis,
-        common(modality_axis, groups, "modality group"),
-        common(replica_axis, world // groups, "replica"),
-        common(dist.group.WORLD, world, "rank"),
+        *(rank, world, num_modalities, groups, device),
+        *axes,
+        *(one, other, all_of_them),
         notice=notice or Notice(),
     )
+
+
+def _in_common(axis: dist.ProcessGroup | None, timeout_seconds: float, what: str) -> SharedMemory | None:
+    """What an axis of two workers or more exchanges through; collective over it."""
+    if axis is None or dist.get_world_size(axis) == 1:
+        return None
+    return SharedMemory(axis, timeout_seconds, what)
 
 
 def check_groups(num_workers: int, num_modalities: int, groups: int) -> int:

@@ -16,9 +16,11 @@ from study.extras import CASE
 from study.plan import Job
 from study.report import build
 from study.results import Findings
-from study.runner import home_of, is_done
+from study.runner import Study, home_of, is_done
 from test_study_results import findings as findings  # the fixture, with its results
 
+from gnnmr_dist.data.dataset import open_dataset
+from gnnmr_dist.data.synthetic import synthetic_dataset
 from gnnmr_dist.errors import InputError
 
 HERE = "/some/machine/runs"
@@ -72,9 +74,8 @@ def test_another_output_gets_the_same_results(findings: Findings, kept: Path, tm
     same = [
         build(Findings(findings.plan, place), None).markdown() for place in (other.output, findings.output)
     ]
-    plain = [
-        text.replace("**", "") for text in same
-    ]  # which of two equal values is bold, rounding may decide
+    # which of two equal values is bold, rounding may decide
+    plain = [text.replace("**", "") for text in same]
     assert plain[0] == plain[1]
 
 
@@ -128,6 +129,26 @@ def test_an_archive_is_not_written_over_by_less(findings: Findings, kept: Path, 
     check_nothing_lost(findings.plan, tmp_path / "no archive", tmp_path / "empty")
     with pytest.raises(InputError, match=r"got 5, the first toy/own/gnnmr.*--take-up"):
         check_nothing_lost(findings.plan, kept, tmp_path / "empty")
+
+
+def test_results_of_other_data_are_not_put_beside(findings: Findings, kept: Path, tmp_path: Path) -> None:
+    place, job = tmp_path / "data", Job("toy", "own", "bpr-mf", 1)
+    synthetic_dataset(str(place), num_users=40, num_items=80, num_modalities=1, interactions_per_user=8)
+    mine = open_dataset(place, verify="structure").digest
+    lines = records(kept)
+    for digest in (mine, "0" * 64):
+        for line in lines:
+            if line["kind"] == "job":
+                line["provenance"]["data_digest"] = digest
+        write(kept, lines)
+        output = tmp_path / digest[:4]
+        take_up(findings.plan, kept, output)
+        study = Study(findings.plan, output, None, budget=None, argv=[])
+        if digest == mine:
+            study._check_digest(job, place)
+            continue
+        with pytest.raises(InputError, match="expected the data of the results that are there, got digests"):
+            study._check_digest(job, place)
 
 
 def test_every_value_of_a_user_is_kept_once(kept: Path) -> None:
