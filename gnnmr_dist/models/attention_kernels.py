@@ -19,6 +19,8 @@ import numpy as np
 from gnnmr_dist.models.arithmetic import FASTMATH, exp
 from gnnmr_dist.models.prefetch import AHEAD, ask_to_read, ask_to_write
 
+_NEXT = 2  # destinations between asking for a row of their own and using it
+
 
 @numba.njit(cache=True, nogil=True, inline="always")
 def _leaky(x: Any, slope: Any) -> Any:
@@ -29,6 +31,38 @@ def _leaky(x: Any, slope: Any) -> Any:
 def _before_leaky(grad: Any, x: Any, slope: Any) -> Any:
     """The gradient at x of LeakyReLU(x); at 0 that of the negative side, as torch has it."""
     return grad if x > 0 else grad * slope
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH)
+def _softmax(
+    begin: Any,
+    end: Any,
+    source: Any,
+    halves: Any,
+    h: Any,
+    row: Any,
+    shift: Any,
+    loop: Any,
+    slope: Any,
+    weight: Any,
+) -> Any:
+    """Fill ``weight[h, begin:end]`` with exp(logit - peak); return that of the self-loop (0 without) and their sum."""
+    mine = halves[row, halves.shape[1] // 2 + h]
+    own_logit = _leaky(halves[row, h] + mine, slope) if loop else halves.dtype.type(-3e38)
+    peak = own_logit
+    for e in range(begin, end):
+        if h == 0 and e + AHEAD < source.size:
+            ask_to_read(halves, source[e + AHEAD])
+        logit = _leaky(halves[source[e], h] + mine, slope) + shift
+        weight[h, e] = logit
+        peak = max(peak, logit)
+    share = exp(own_logit - peak) if loop else halves.dtype.type(0)
+    total = share
+    for e in range(begin, end):
+        p = exp(weight[h, e] - peak)
+        weight[h, e] = p
+        total += p
+    return share, total
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH)
@@ -63,32 +97,22 @@ def attention_forward(
         slope: of LeakyReLU.
         out, weight, own: filled.
     """
-    zero, heads = x.dtype.type(0), x.shape[1]
-    for v in range(indptr.size - 1):
+    count = indptr.size - 1
+    for v in range(count):
         begin, end, row = indptr[v], indptr[v + 1], first + v
-        for h in range(heads):
-            mine = halves[row, heads + h]
-            own_logit = _leaky(halves[row, h] + mine, slope) if loop else x.dtype.type(-3e38)
-            peak = own_logit
-            for e in range(begin, end):
-                logit = _leaky(halves[source[e], h] + mine, slope) + shift[v]
-                weight[h, e] = logit
-                peak = max(peak, logit)
-            share = exp(own_logit - peak) if loop else zero
-            total = share
-            for e in range(begin, end):
-                p = exp(weight[h, e] - peak)
-                weight[h, e] = p
-                total += p
-            own[v, h] = zero
+        if v + _NEXT < count:
+            ask_to_read(x, row + _NEXT)
+            ask_to_write(out, v + _NEXT)
+        for h in range(x.shape[1]):
+            share, total = _softmax(begin, end, source, halves, h, row, shift[v], loop, slope, weight)
+            share = share / total if loop else share
+            own[v, h] = share
             if loop:
-                share /= total
-                own[v, h] = share
                 for c in range(x.shape[2]):
                     out[v, h, c] = share * x[row, h, c]
             else:
                 for c in range(x.shape[2]):
-                    out[v, h, c] = zero
+                    out[v, h, c] = 0
             for e in range(begin, end):
                 w = source[e]
                 if h == 0 and e + AHEAD < source.size:
@@ -97,6 +121,48 @@ def attention_forward(
                 a = weight[h, e] * (up[row] * down[w])
                 for c in range(x.shape[2]):
                     out[v, h, c] += a * x[w, h, c]
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH)
+def _ask_for_source(x: Any, halves: Any, grad_x: Any, grad_halves: Any, row: Any) -> None:
+    """Ask for all that the backward pass reads and changes of a source."""
+    ask_to_read(x, row)
+    ask_to_write(grad_x, row)
+    ask_to_read(halves, row)
+    ask_to_write(grad_halves, row)
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH)
+def _longest(indptr: Any) -> Any:
+    """The most edges a destination has."""
+    most = 0
+    for v in range(indptr.size - 1):
+        most = max(most, indptr[v + 1] - indptr[v])
+    return most
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH)
+def _logit_gradients(
+    begin: Any,
+    end: Any,
+    source: Any,
+    halves: Any,
+    h: Any,
+    mine: Any,
+    slope: Any,
+    weight: Any,
+    dots: Any,
+    mean: Any,
+    grad_halves: Any,
+) -> Any:
+    """Add each edge's gradient to its source's half of the logit; return their sum, the destination's."""
+    total = halves.dtype.type(0)
+    for e in range(begin, end):
+        w = source[e]
+        d = _before_leaky(weight[h, e] * (dots[e - begin] - mean), halves[w, h] + mine, slope)
+        grad_halves[w, h] += d
+        total += d
+    return total
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH)
@@ -123,9 +189,13 @@ def attention_backward(
         grad_x, grad_halves: added to.
         the others: what :func:`attention_forward` took and filled.
     """
-    zero, heads, dots = x.dtype.type(0), x.shape[1], np.empty(source.size, x.dtype)
-    for v in range(indptr.size - 1):
+    zero, heads, count = x.dtype.type(0), x.shape[1], indptr.size - 1
+    dots = np.empty(_longest(indptr), x.dtype)
+    for v in range(count):
         begin, end, row = indptr[v], indptr[v + 1], first + v
+        if v + _NEXT < count:
+            _ask_for_source(x, halves, grad_x, grad_halves, row + _NEXT)
+            ask_to_read(grad, v + _NEXT)
         for h in range(heads):
             mine, share, own_dot = halves[row, heads + h], own[v, h], zero
             if loop:
@@ -136,23 +206,18 @@ def attention_backward(
             for e in range(begin, end):
                 w, factor = source[e], up[row] * down[source[e]]
                 if h == 0 and e + AHEAD < source.size:
-                    ask_to_read(x, source[e + AHEAD])
-                    ask_to_write(grad_x, source[e + AHEAD])
+                    _ask_for_source(x, halves, grad_x, grad_halves, source[e + AHEAD])
                 a, dot = weight[h, e] * factor, zero
                 for c in range(x.shape[2]):
                     g = grad[v, h, c]
                     dot += g * x[w, h, c]
                     grad_x[w, h, c] += a * g
-                dots[e] = dot * factor
+                dots[e - begin] = dot * factor
                 mean += a * dot
             if loop:
                 d = _before_leaky(share * (own_dot - mean), halves[row, h] + mine, slope)
                 grad_halves[row, h] += d
                 grad_halves[row, heads + h] += d
-            total = zero
-            for e in range(begin, end):
-                w = source[e]
-                d = _before_leaky(weight[h, e] * (dots[e] - mean), halves[w, h] + mine, slope)
-                grad_halves[w, h] += d
-                total += d
-            grad_halves[row, heads + h] += total
+            grad_halves[row, heads + h] += _logit_gradients(
+                begin, end, source, halves, h, mine, slope, weight, dots, mean, grad_halves
+            )

@@ -13,8 +13,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-AHEAD = 16
-"""Rows between asking for one and using it (measured: 8 to 64 are alike)."""
+AHEAD = 8
+"""Rows between asking for one and using it (measured: 8 to 32 are alike)."""
 
 _LINE = 64  # bytes of a cache line
 
