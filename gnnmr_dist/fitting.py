@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from gnnmr_dist.baselines import CLOSED_FORM
-from gnnmr_dist.checkpoint import Checkpoint, FitState, RunInfo, resumed_state, versions
+from gnnmr_dist.checkpoint import Checkpoint, FitState, resumed_state
 from gnnmr_dist.config import Settings
 from gnnmr_dist.data.ahead import Upcoming
-from gnnmr_dist.data.batches import global_batch, steps_per_epoch
+from gnnmr_dist.data.batches import ItemPool, global_batch, steps_per_epoch, trained_items
 from gnnmr_dist.data.dataset import Dataset, FeatureTable
 from gnnmr_dist.data.steps import Sampler, StepData, gather_rows, make_sampler, step_data
 from gnnmr_dist.distributed.mesh import Mesh
@@ -74,6 +74,7 @@ class Session:
     state: FitState
     best: dict[int, dict[str, Tensor]]
     sampler: Sampler
+    pool: ItemPool | None
     tables: dict[int, list[FeatureTable]]
     valid: Relevant
     present: Tensor | None
@@ -89,20 +90,6 @@ class Session:
     def num_steps(self) -> int:
         """Steps of one epoch."""
         return steps_per_epoch(self.dataset.graph.num_edges, self.settings.training.global_batch_size)
-
-
-def run_info(dataset: Dataset, settings: Settings) -> RunInfo:
-    """What identifies a run of these settings on this data."""
-    return RunInfo(
-        settings=settings.model_dump(mode="json"),
-        dataset=dataset.path,
-        data_digest=dataset.digest,
-        num_users=dataset.num_users,
-        num_items=dataset.num_items,
-        modalities=tuple(dataset.modalities),
-        members=tuple(member.name for member in members_of(dataset, settings.model)),
-        versions=versions(),
-    )
 
 
 def check_settings(dataset: Dataset, settings: Settings) -> None:
@@ -161,6 +148,7 @@ def open_session(dataset: Dataset, settings: Settings, mesh: Mesh, start: Checkp
         state=state,
         best=best,
         sampler=make_sampler(dataset.graph, settings.sampling, settings.training.seed),
+        pool=trained_items(dataset.graph) if settings.loss.negatives == "trained" else None,
         tables={m.number: [dataset.features(info.name) for info in m.member.modalities] for m in models},
         valid=relevant_items(dataset.interactions("valid"), dataset.num_users),
         present=present if some and settings.loss.mask_missing else None,
@@ -254,6 +242,7 @@ def next_step(session: Session, epoch: int, step: int) -> StepData:
         step,
         batch_size=settings.training.global_batch_size,
         num_candidates=settings.loss.num_candidates,
+        pool=session.pool,
     )
     return step_data(
         graph,

@@ -23,13 +23,16 @@ from gnnmr_dist.checkpoint import (
     manifest_bytes,
     newest_checkpoint,
     open_checkpoint,
+    versions,
     write_part,
 )
 from gnnmr_dist.config import Settings, to_toml
+from gnnmr_dist.data.dataset import Dataset
 from gnnmr_dist.errors import InputError, RunError, bad_input
 from gnnmr_dist.failing_storage import told_in_one_line, within
-from gnnmr_dist.fitting import Record, Session, run_info
+from gnnmr_dist.fitting import Record, Session
 from gnnmr_dist.fusion import Fusion, LinearPeer
+from gnnmr_dist.members import members_of
 from gnnmr_dist.pace import Pace
 from gnnmr_dist.reporting import MetricsLog
 from gnnmr_dist.sections import ClusterSettings
@@ -268,6 +271,20 @@ def _write_parts(directory: Address, session: Session) -> list[bytes]:
         parts = state_tensors(model) | ({"best": session.best[model.number]} if session.best else {})
         marks += [write_part(directory, model.name, part, tensors) for part, tensors in parts.items()]
     return marks
+
+
+def run_info(dataset: Dataset, settings: Settings) -> RunInfo:
+    """What identifies a run of these settings on this data."""
+    return RunInfo(
+        settings=settings.model_dump(mode="json"),
+        dataset=dataset.path,
+        data_digest=dataset.digest,
+        num_users=dataset.num_users,
+        num_items=dataset.num_items,
+        modalities=tuple(dataset.modalities),
+        members=tuple(member.name for member in members_of(dataset, settings.model)),
+        versions=versions(),
+    )
 
 
 def manifest_of(session: Session, fingerprints: Mapping[str, bytes]) -> bytes:

@@ -18,7 +18,7 @@ from gnnmr_dist.data.dataset import Dataset, open_dataset
 from gnnmr_dist.distributed.mesh import check_groups, local_device, one_process
 from gnnmr_dist.ease import BaselineSkipped
 from gnnmr_dist.errors import InputError, RunError, Stopped, without_secrets
-from gnnmr_dist.fitting import Record, check_settings, open_session, run_info
+from gnnmr_dist.fitting import Record, check_settings, open_session
 from gnnmr_dist.fusion import Fusion
 from gnnmr_dist.linear_peer import fuse_with_linear_peer
 from gnnmr_dist.loaded import LoadedRun, open_run
@@ -26,7 +26,7 @@ from gnnmr_dist.members import features_skipped, members_of
 from gnnmr_dist.notice import Notice, ended_by_sigterm, stopped_by_sigterm
 from gnnmr_dist.pace import Pace
 from gnnmr_dist.reporting import EpochProgress, MetricsLog
-from gnnmr_dist.runs import CHECKPOINTS, METRICS, OneProcessHooks, RunDirectory
+from gnnmr_dist.runs import CHECKPOINTS, METRICS, OneProcessHooks, RunDirectory, run_info
 from gnnmr_dist.trackers import Home, check_trackers
 from gnnmr_dist.tracking import Tracking
 

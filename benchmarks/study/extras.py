@@ -24,6 +24,9 @@ ACTIVITY = ((0, 0), (1, 4), (5, 9), (10, 19), (20, 49), (50, 199), (200, math.in
 
 CASE = "case.json"
 
+TRAINED = (("negatives", "trained"),)
+"""The values of a job that differs from the default in its negatives alone."""
+
 
 def dimension(page: Page, findings: Findings) -> None:
     """Figure 3."""
@@ -135,6 +138,33 @@ def cold(page: Page, findings: Findings) -> None:
         "method without features can do no better than chance among them, and popularity gives them nothing."
     )
     _by_variant(page, findings, "cold", ["cold-items"])
+
+
+def negatives(page: Page, findings: Findings) -> None:
+    """Negatives and candidates from all items, or from those with a train interaction."""
+    page.heading(2, "Negatives from trained items")
+    page.text(
+        "An item without train interactions can be drawn as a negative and never be a positive: what looks like it is "
+        "learnt to be bad. `negatives trained` draws only items with a train interaction; the default draws all. "
+        "Gain = trained minus all, intervals as in Table 5. On the sets' own splits too some items are without."
+    )
+    _unless_planned(page, findings, "negatives")
+    both = dict.fromkeys((job.set, job.variant) for job in findings.plan.part("negatives").jobs)
+    for name, variant in both:
+        jobs = [j for j in findings.plan.part("negatives").jobs if (j.set, j.variant) == (name, variant)]
+        page.heading(3, f"{name}, {variant}")
+        found = paired(
+            findings, [j for j in jobs if j.plain or j.values == TRAINED], lambda job: not job.plain
+        )
+        if not found:
+            page.text("Not run.")
+            continue
+        gains(page, TESTED[0], found, ("all", "trained"))
+        if pairs := paired(
+            findings, [j for j in jobs if set(TRAINED) <= set(j.values)], lambda job: job.values == TRAINED
+        ):
+            page.text("With and without mutual learning, negatives from trained items:")
+            gains(page, TESTED[0], pairs)
 
 
 def protocol(page: Page, findings: Findings) -> None:

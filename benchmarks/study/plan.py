@@ -13,7 +13,7 @@ from gnnmr_dist.config import Settings, build, fields, read_toml
 from gnnmr_dist.errors import InputError
 from gnnmr_dist.presets import METHODS
 
-PARTS = ("tables", "mutual", "tuned", "lambda", "dimension", "cold", "missing", "protocol")
+PARTS = ("tables", "mutual", "tuned", "lambda", "dimension", "cold", "negatives", "missing", "protocol")
 """Parts that the report knows; Figure 5 and users by activity come from the runs of ``tables``."""
 
 REFERENCE = "gnnmr"

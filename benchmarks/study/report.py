@@ -28,6 +28,7 @@ def build(findings: Findings, data: Path | None) -> Page:
     extras.weight(page, findings)
     extras.funds(page, findings)
     extras.cold(page, findings)
+    extras.negatives(page, findings)
     extras.missing(page, findings)
     extras.activity(page, findings)
     extras.protocol(page, findings)

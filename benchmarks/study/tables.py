@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -178,21 +178,31 @@ def mutual(page: Page, findings: Findings) -> None:
             _paper_mutual(page, found.published)
 
 
-def gains(page: Page, metric: str, pairs: Mapping[str, tuple[Entry, Entry]]) -> None:
-    """One metric of every row without and with mutual learning (:func:`paired`), and its gain."""
+def gains(
+    page: Page,
+    metric: str,
+    pairs: Mapping[str, tuple[Entry, Entry]],
+    sides: tuple[str, str] = ("lambda 0", "with"),
+) -> None:
+    """One metric of every row without and with mutual learning, or other ``sides`` (:func:`paired`); its gain."""
     page.table(
-        (metric, "lambda 0", "with", "gain", "interval, seeds", "interval, users", "seeds"),
+        (metric, *sides, "gain", "interval, seeds", "interval, users", "seeds"),
         [_gain_row(row, metric, *pairs[row]) for row in pairs],
     )
 
 
-def paired(findings: Findings, jobs: Iterable[Job]) -> dict[str, tuple[Entry, Entry]]:
-    """Row -> (without, with) over the seeds that both have, of jobs of one method, set and variant with two lambdas."""
+def paired(
+    findings: Findings, jobs: Iterable[Job], with_it: Callable[[Job], bool] = lambda job: job.plain
+) -> dict[str, tuple[Entry, Entry]]:
+    """Row -> (without, with) over the seeds that both have, of jobs of one method, set and variant in two settings.
+
+    ``with_it`` tells which jobs are the second side; by default those that run as they come.
+    """
     off, on = {}, {}
     for job in jobs:
         result = findings.get(job)
         if result is not None:
-            (on if job.plain else off)[job.seed] = result
+            (on if with_it(job) else off)[job.seed] = result
     both = sorted(set(off) & set(on))
     if not both:
         return {}

@@ -61,9 +61,13 @@ def draw_negatives(
     first_position: int,
     num_users: int,
     num_items: int,
+    places: Int64Array,
     key: np.uint64,
 ) -> Int64Array:
-    """One item outside each user's row, by rank in the complement; -1 where the row holds every item."""
+    """One of ``num_items`` items outside each user's row, by rank in the complement; -1 where the row holds them all.
+
+    Items are numbered among those drawn from by ``places`` (empty: every item is).
+    """
     out = np.empty(users.size, np.int64)
     for j in range(users.size):
         begin, end = indptr[users[j]], indptr[users[j] + 1]
@@ -72,17 +76,20 @@ def draw_negatives(
             out[j] = -1
             continue
         rank = bounded(absorb(key, np.uint64(first_position + j)), np.uint64(absent))
-        out[j] = complement_item(indices, begin, end, num_users, rank)
+        out[j] = complement_item(indices, begin, end, num_users, places, rank)
     return out
 
 
 @numba.njit(nogil=True, cache=True)
-def complement_item(indices: npt.NDArray[np.integer], begin: int, end: int, num_users: int, rank: int) -> int:
-    """The item of rank ``rank`` among those absent from the sorted row ``indices[begin:end]``."""
+def complement_item(
+    indices: npt.NDArray[np.integer], begin: int, end: int, num_users: int, places: Int64Array, rank: int
+) -> int:
+    """The item (by ``places``) of rank ``rank`` among those absent from the sorted row ``indices[begin:end]``."""
     low, high = 0, end - begin
     while low < high:  # smallest j with row[j] - j > rank
         middle = (low + high) >> 1
-        if indices[begin + middle] - num_users - middle > rank:
+        item = indices[begin + middle] - num_users
+        if (places[item] if places.size else item) - middle > rank:
             high = middle
         else:
             low = middle + 1

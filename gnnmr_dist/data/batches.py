@@ -44,6 +44,29 @@ class GlobalBatch:
         return int(self.users.size)
 
 
+@dataclass(frozen=True)
+class ItemPool:
+    """The items that negatives and candidates are drawn from; every item of a train interaction is among them.
+
+    Attributes:
+        items: int64 [P], item numbers, ascending.
+        places: int64 [I], each item's place in ``items``; of others the place where it would stand.
+    """
+
+    items: npt.NDArray[np.int64]
+    places: npt.NDArray[np.int64]
+
+
+def trained_items(graph: Graph) -> ItemPool | None:
+    """The items with a train interaction; None where all have one.
+
+    An item that nobody has yet can be a negative but never a positive: where such items are drawn, models that read
+    features learn to score what looks like them low (measured: docs/decisions.md).
+    """
+    known = np.diff(graph.indptr[graph.num_users :]) > 0
+    return None if known.all() else ItemPool(np.flatnonzero(known), np.cumsum(known) - known)
+
+
 def steps_per_epoch(num_edges: int, batch_size: int) -> int:
     """ceil(num_edges / batch_size): every train edge once per epoch, the last batch may be short.
 
@@ -56,14 +79,21 @@ def steps_per_epoch(num_edges: int, batch_size: int) -> int:
 
 
 def global_batch(
-    graph: Graph, seed: int, epoch: int, step: int, *, batch_size: int, num_candidates: int
+    graph: Graph,
+    seed: int,
+    epoch: int,
+    step: int,
+    *,
+    batch_size: int,
+    num_candidates: int,
+    pool: ItemPool | None = None,
 ) -> GlobalBatch:
     """The batch of one step.
 
     Positives are the train edges at places step * batch_size .. of the epoch's permutation. A negative is
     the r-th item of the complement of its user's row, r uniform, keyed by the place in the epoch: one draw,
     exact at any density, no rejection. Candidates are min(num_candidates, I) items, every subset equally
-    likely.
+    likely. With a ``pool`` both are of its items only.
 
     Raises:
         ValueError: a size is out of range, or the epoch has no such step.
@@ -77,20 +107,23 @@ def global_batch(
     first = step * batch_size
     places = np.arange(first, min(first + batch_size, graph.num_edges), dtype=np.int64)
     users, items = graph.edges(permuted(derive(seed, Purpose.BATCHES, epoch), places, graph.num_edges))
+    size = graph.num_items if pool is None else pool.items.size
     negatives = draw_negatives(
         indptr,
         indices,
         users,
         first,
         graph.num_users,
-        graph.num_items,
+        size,
+        np.empty(0, np.int64) if pool is None else pool.places,
         np.uint64(derive(seed, Purpose.NEGATIVES, epoch)),
     )
     candidates = draw_distinct(
-        np.uint64(derive(seed, Purpose.CANDIDATES, epoch, step)),
-        min(num_candidates, graph.num_items),
-        graph.num_items,
+        np.uint64(derive(seed, Purpose.CANDIDATES, epoch, step)), min(num_candidates, size), size
     )
+    if pool is not None:
+        negatives = np.where(negatives < 0, -1, pool.items[negatives])
+        candidates = pool.items[candidates]
     return GlobalBatch(epoch, step, users, items, negatives, candidates)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers import make_settings, planted, weights_of
@@ -211,6 +212,26 @@ def test_a_step_is_a_pure_function_of_its_place(dataset: Dataset) -> None:
         torch.equal(a.source, b.source) for a, b in zip(later.nodes.blocks, again.nodes.blocks, strict=True)
     )
     assert not torch.equal(later.own_items, next_step(session, 1, 1).own_items)
+
+
+@pytest.mark.parametrize("supervised", ["softmax", "bpr"])
+def test_items_nobody_has_are_drawn_unless_told_otherwise(dataset: Dataset, supervised: str) -> None:
+    graph = dataset.graph
+    cold = set(np.flatnonzero(np.diff(graph.indptr[graph.num_users :]) == 0).tolist())
+    assert cold
+    drawn: dict[str, set[int]] = {}
+    for negatives in ("all", "trained"):
+        loss = {"supervised": supervised, "negatives": negatives, "num_candidates": 40}
+        session = session_of(dataset, make_settings(loss=loss, training={"global_batch_size": 64}))
+        steps = [next_step(session, epoch, 0) for epoch in range(5)]
+        drawn[negatives] = {
+            int(i)
+            for step in steps
+            for part in (step.own_items, step.candidate_items)
+            for i in part.flatten()
+        }
+    assert cold <= drawn["all"]
+    assert not cold & drawn["trained"]
 
 
 def test_hyper_parameters_never_see_test(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:

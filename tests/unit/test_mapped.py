@@ -22,11 +22,11 @@ from gnnmr_dist.data.dataset import Dataset
 from gnnmr_dist.data.writer import ModalityData, write_dataset
 from gnnmr_dist.distributed.mesh import one_process
 from gnnmr_dist.errors import InputError
-from gnnmr_dist.fitting import Session, check_settings, fit, open_session, run_info
+from gnnmr_dist.fitting import Session, check_settings, fit, open_session
 from gnnmr_dist.loaded import LoadedRun, open_run
 from gnnmr_dist.mapped import mapped_zeros, reader_maker, table_maker
 from gnnmr_dist.reporting import MetricsLog, read_records
-from gnnmr_dist.runs import OneProcessHooks, RunDirectory
+from gnnmr_dist.runs import OneProcessHooks, RunDirectory, run_info
 from gnnmr_dist.sections import ClusterSettings
 
 CPU = torch.device("cpu")

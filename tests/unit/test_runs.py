@@ -17,9 +17,9 @@ from gnnmr_dist.config import build, read_toml
 from gnnmr_dist.data.dataset import Dataset
 from gnnmr_dist.distributed.mesh import one_process
 from gnnmr_dist.errors import InputError, RunError
-from gnnmr_dist.fitting import Session, fit, open_session, run_info
+from gnnmr_dist.fitting import Session, fit, open_session
 from gnnmr_dist.reporting import MetricsLog
-from gnnmr_dist.runs import Checkpoints, OneProcessHooks, RunDirectory
+from gnnmr_dist.runs import Checkpoints, OneProcessHooks, RunDirectory, run_info
 
 SETTINGS = make_settings(
     training={"global_batch_size": 64, "epochs": 3, "valid_every": 1, "learning_rate": 0.3}

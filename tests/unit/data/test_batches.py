@@ -11,8 +11,17 @@ from scipy.stats import chisquare
 
 from gnnmr_dist.data._draws import draw_distinct
 from gnnmr_dist.data._kernels import complement_item
-from gnnmr_dist.data.batches import GlobalBatch, global_batch, known_candidates, slice_rows, steps_per_epoch
+from gnnmr_dist.data.batches import (
+    GlobalBatch,
+    global_batch,
+    known_candidates,
+    slice_rows,
+    steps_per_epoch,
+    trained_items,
+)
 from gnnmr_dist.data.graph import Graph, build_graph
+
+ALL = np.empty(0, np.int64)
 
 
 def matrix_and_graph(seed: int, num_users: int, num_items: int, density: float) -> tuple[npt.NDArray, Graph]:
@@ -57,7 +66,7 @@ def test_rows_against_the_matrix(seed: int, density: float, batch_size: int) -> 
 def test_complement_is_exact_at_every_density(row: set[int]) -> None:
     offset = 4  # users before the items' node numbers
     indices = np.array(sorted(row), np.int32) + offset
-    mapped = [complement_item(indices, 0, indices.size, offset, r) for r in range(12 - len(row))]
+    mapped = [complement_item(indices, 0, indices.size, offset, ALL, r) for r in range(12 - len(row))]
     assert mapped == sorted(set(range(12)) - row)
 
 
@@ -71,6 +80,38 @@ def test_negatives_are_uniform_over_the_complement() -> None:
     counts = np.bincount(negatives, minlength=num_items)
     assert counts[row].sum() == 0
     assert chisquare(np.delete(counts, row)).pvalue > 1e-3
+
+
+@given(st.integers(0, 1000), st.sampled_from([0.05, 0.2, 0.6]))
+def test_items_nobody_has_are_not_drawn_from_a_pool_of_trained_items(seed: int, density: float) -> None:
+    interacted, graph = matrix_and_graph(seed, 6, 12, density)
+    trained = np.flatnonzero(interacted.any(axis=0))
+    pool = trained_items(graph)
+    assert (pool is None) == (trained.size == 12)
+    full = interacted[:, trained].all(axis=1)
+    for e in range(3):
+        batch = global_batch(graph, seed, e, 0, batch_size=50, num_candidates=9, pool=pool)
+        assert np.array_equal(batch.negatives == -1, full[batch.users])
+        drawn = batch.negatives[~full[batch.users]]
+        assert np.isin(drawn, trained).all()
+        assert not interacted[batch.users[~full[batch.users]], drawn].any()
+        assert np.isin(batch.candidates, trained).all()
+        assert np.unique(batch.candidates).size == min(9, trained.size)
+        free = global_batch(graph, seed, e, 0, batch_size=50, num_candidates=9)
+        assert np.array_equal(batch.users, free.users)
+        assert np.array_equal(batch.items, free.items)
+
+
+def test_negatives_from_a_pool_are_uniform_over_its_complement() -> None:
+    graph = build_graph(np.array([0, 0, 1, 1, 1, 1, 1]), np.array([2, 7, 2, 3, 5, 8, 9]), 2, 11)
+    pool = trained_items(graph)
+    assert pool is not None
+    assert pool.items.tolist() == [2, 3, 5, 7, 8, 9]
+    found = [global_batch(graph, 1, e, 0, batch_size=9, num_candidates=0, pool=pool) for e in range(1500)]
+    of_first = np.concatenate([batch.negatives[batch.users == 0] for batch in found])
+    values, counts = np.unique(of_first, return_counts=True)
+    assert values.tolist() == [3, 5, 8, 9]
+    assert chisquare(counts).pvalue > 1e-3
 
 
 def test_candidates_are_uniform_single_and_in_pairs() -> None:
