@@ -88,15 +88,20 @@ class Run:
         ks: Sequence[int] | None = None,
         baselines: bool = True,
         mask_valid: bool = False,
+        among: str = "all",
         num_workers: int = 0,
     ) -> dict[str, dict[str, float]]:
         """Full ranking of a split: ``{row: {"Recall@20": value, ...}}``; writes no file. Skipped baselines have no row.
 
+        ``among`` "cold" ranks only items without a train interaction.
+
         Raises:
-            InputError: an unknown split, or cut-offs out of range.
+            InputError: an unknown split, cut-offs out of range, or no cold item in the split.
             RunError: a worker failed.
         """
-        protocol = Protocol(split, tuple(self.settings.evaluation.ks if ks is None else ks), mask_valid)
+        protocol = Protocol(
+            split, tuple(self.settings.evaluation.ks if ks is None else ks), mask_valid, among
+        )
         return evaluate_run(self._loaded, protocol, baselines=baselines, num_workers=num_workers).rows
 
     def embeddings(self, row: str = "concatenation") -> tuple[FloatArray, FloatArray]:

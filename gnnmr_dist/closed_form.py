@@ -121,14 +121,22 @@ def evaluate_baselines(
     dataset: Dataset, protocol: Protocol, select_metric: str, names: Sequence[str] = tuple(CLOSED_FORM)
 ) -> Iterator[BaselineResult]:
     """Methods in closed form, fitted on train, their values the best on validation by ``select_metric``."""
-    relevant, masked = evaluated(dataset, protocol)
+    asked = evaluated(dataset, protocol)
     for name in names:
         found = choose(name, dataset.graph, _valid(dataset), metric=select_metric)
         if isinstance(found, BaselineSkipped):
             yield BaselineResult(name, found)
             continue
         scorer, value = found
-        result = evaluate(scorer, dataset.graph, relevant, protocol.ks, one_process(1), also_masked=masked)
+        result = evaluate(
+            scorer,
+            dataset.graph,
+            asked.relevant,
+            protocol.ks,
+            one_process(1),
+            also_masked=asked.masked,
+            kept=asked.kept,
+        )
         yield BaselineResult(name, result, _choice(name, value, select_metric))
         del found, scorer
 

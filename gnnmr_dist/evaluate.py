@@ -25,6 +25,7 @@ from gnnmr_dist.errors import InputError, bad_input
 from gnnmr_dist.evaluation import RowResult
 from gnnmr_dist.fusion import FUSED, LINEAR
 from gnnmr_dist.loaded import (
+    AMONG,
     EvaluationJob,
     LoadedRun,
     Protocol,
@@ -125,7 +126,8 @@ def _model_rows(run: LoadedRun, protocol: Protocol, num_workers: int) -> Iterato
 def provenance(run: LoadedRun, results: Results) -> dict[str, Any]:
     """What made the numbers: run, data, split, masking, users, choices, versions."""
     info, state, protocol = run.model.info, run.model.state, results.protocol
-    users = evaluated(run.dataset, protocol)[0].users
+    asked = evaluated(run.dataset, protocol)
+    users, num_items = asked.relevant.users, run.dataset.num_items
     return {
         "run": run.directory.address,
         "settings": run.directory.place(SETTINGS),
@@ -135,6 +137,8 @@ def provenance(run: LoadedRun, results: Results) -> dict[str, Any]:
         "data_digest": info.data_digest,
         "split": protocol.split,
         "masked": ["train", "valid"] if protocol.mask_valid else ["train"],
+        "among": protocol.among,
+        "items_ranked": num_items if asked.kept is None else int(asked.kept.sum()),
         "ks": list(protocol.ks),
         "users_evaluated": int(users.size),
         "users_without_train": int((run.dataset.graph.degree()[users] == 0).sum()),
@@ -148,7 +152,8 @@ def provenance(run: LoadedRun, results: Results) -> dict[str, Any]:
 
 def report(results: Results, origin: Mapping[str, Any]) -> str:
     """The results as a Markdown page: one table per cut-off, then where the numbers come from."""
-    lines = [f"# {origin['dataset_name']}: {origin['split']}", ""]
+    among = "" if origin["among"] == "all" else f", {origin['among']} items"
+    lines = [f"# {origin['dataset_name']}: {origin['split']}{among}", ""]
     for k in results.protocol.ks:
         metrics = [f"{metric}@{k}" for metric in METRICS]
         best = {f"{metric}@{k}" for metric in ACCURACY}
@@ -162,17 +167,21 @@ def _skipped_lines(results: Results) -> list[str]:
 
 
 def _origin_lines(origin: Mapping[str, Any]) -> list[str]:
-    cold = origin["users_without_train"]
+    cold, among = origin["users_without_train"], origin["among"]
+    items = (
+        "all items" if among == "all" else f"the {origin['items_ranked']} items without a train interaction"
+    )
     release = ", ".join(f"{name} {version}" for name, version in origin["versions"].items())
     return [
-        f"- Full ranking of all items; masked: {' and '.join(origin['masked'])} items of each user."
+        f"- Full ranking of {items}; masked: {' and '.join(origin['masked'])} items of each user."
         + (
             " Validation items stay in the ranking."
             if origin["split"] == "test" and len(origin["masked"]) == 1
             else ""
         ),
-        f"- Means over {origin['users_evaluated']} users with at least one {origin['split']} item; {cold} of them have "
-        "no train interactions: networks give them the mean user's embedding, methods in closed form popularity.",
+        f"- Means over {origin['users_evaluated']} users with at least one {origin['split']} item among them; "
+        f"{cold} have no train interactions: networks give them the mean user's embedding, methods in closed form "
+        "popularity.",
         f"- Model: epoch {origin['best_epoch']}, selected by {origin['selected_by']}; seed {origin['seed']}; "
         f"settings: {origin['settings']}.",
         *(f"- {name}: {choice}." for name, choice in origin["choices"].items()),
@@ -192,7 +201,7 @@ def summary(results: Results) -> str:
 @contextmanager
 def _per_user(run: LoadedRun, protocol: Protocol, output: str) -> Iterator[Tell]:
     """A function that appends one row's users to the Parquet file ``output``, which appears when all are written."""
-    relevant, _ = evaluated(run.dataset, protocol)
+    relevant = evaluated(run.dataset, protocol).relevant
     user_ids = pa.array(run.dataset.user_ids).take(pa.array(relevant.users))
     with storage.staged_file(output) as staged:
         writers: list[Any] = []
@@ -226,6 +235,12 @@ def parser() -> Parser:
         "--mask-valid", action="store_true", help="on test: also mask each user's validation items"
     )
     made.add_argument(
+        "--among",
+        choices=AMONG,
+        default="all",
+        help="items ranked: all, or cold, those without a train interaction [all]",
+    )
+    made.add_argument(
         "--num-workers", metavar="W", type=int, default=0, help="Ray Train workers; 0 = this process [0]"
     )
     made.add_argument("--no-baselines", action="store_true", help="leave popularity, item-knn and ease out")
@@ -239,13 +254,12 @@ def command(argv: Sequence[str] | None) -> None:
     if arguments.json is not None:
         storage.require_writable(arguments.json)
     run = open_run(arguments.run, arguments.dataset, verify="full")
-    protocol = Protocol(
-        arguments.split, tuple(arguments.ks or run.settings.evaluation.ks), arguments.mask_valid
-    )
+    ks = tuple(arguments.ks or run.settings.evaluation.ks)
+    protocol = Protocol(arguments.split, ks, arguments.mask_valid, arguments.among)
     check_protocol(run.dataset, protocol)
+    what = protocol.split if protocol.among == "all" else f"{protocol.split}-{protocol.among}"
     place = {
-        end: run.directory.place(f"evaluation-{protocol.split}{end}")
-        for end in (".md", ".json", "-users.parquet")
+        end: run.directory.place(f"evaluation-{what}{end}") for end in (".md", ".json", "-users.parquet")
     }
     for output in place.values():
         storage.require_writable(output)

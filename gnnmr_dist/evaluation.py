@@ -29,6 +29,7 @@ from gnnmr_dist.ranking import (
     Int64Array,
     ItemLists,
     Scorer,
+    among,
     item_lists,
     popularity_offset,
     rank_top_k,
@@ -193,15 +194,17 @@ def evaluate(
     mesh: Mesh,
     *,
     also_masked: ItemLists | None = None,
+    kept: npt.NDArray[np.bool_] | None = None,
 ) -> RowResult:
-    """Rank all items for all users of a split; each worker takes a contiguous share of the blocks of users.
+    """Rank all items, or those ``kept`` [I], for all users of a split.
 
-    Every user's metrics reach every worker and are summed there in the order of users, so the result has the same bits
-    for any number of workers.
+    Each worker takes a contiguous share of the blocks of users. Every user's metrics reach every worker and are summed
+    there in the order of users, so the result has the same bits for any number of workers.
 
     Raises:
         ValueError: a cut-off is not in 1..I, or a score is NaN.
     """
+    scorer = scorer if kept is None else among(scorer, kept)
     block = users_at_once(scorer, graph.num_items)  # blocks start at its multiples on any number of workers
     share = shares(-(-relevant.users.size // block), mesh.world_size)[mesh.rank]
     first, stop = share.start * block, min(share.stop * block, relevant.users.size)

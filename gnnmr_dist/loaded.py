@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -17,7 +19,7 @@ from gnnmr_dist import storage
 from gnnmr_dist.baselines import CLOSED_FORM, ClosedForm
 from gnnmr_dist.checkpoint import MANIFEST, Checkpoint
 from gnnmr_dist.config import Settings, build
-from gnnmr_dist.data.dataset import Dataset, Verify, open_dataset
+from gnnmr_dist.data.dataset import Dataset, Interactions, Verify, open_dataset
 from gnnmr_dist.distributed.mesh import Mesh, local_device, one_process
 from gnnmr_dist.ease import BaselineSkipped, ItemWeightScorer, RowWeightScorer
 from gnnmr_dist.errors import InputError, bad_input
@@ -38,7 +40,7 @@ from gnnmr_dist.models.chosen_value import ChosenValue
 from gnnmr_dist.models.encoder import Network
 from gnnmr_dist.models.id_tables import Maker
 from gnnmr_dist.networks import build_network
-from gnnmr_dist.ranking import EmbeddingScorer, ItemLists, Scorer, item_lists
+from gnnmr_dist.ranking import EmbeddingScorer, ItemLists, Scorer, item_lists, train_counts
 from gnnmr_dist.runs import MODEL, RunDirectory
 from gnnmr_dist.storage import Address
 from gnnmr_dist.training import load_weights, parameter_dtype
@@ -246,20 +248,27 @@ def _open_data(model: Checkpoint, dataset: Address | None, verify: Verify) -> Da
         raise InputError(f"{error} (the run was trained on it; --dataset names another place)") from None
 
 
+AMONG = ("all", "cold")
+
+
 @dataclass(frozen=True)
 class Protocol:
-    """What is ranked for whom: the split, the cut-offs, and whether validation items are masked besides train's."""
+    """What is ranked for whom: the split, the cut-offs, whether validation items are masked besides train's, and
+    ``among`` which items: all, or cold, those without a train interaction.
+    """
 
     split: str
     ks: tuple[int, ...]
     mask_valid: bool = False
+    among: str = "all"
 
 
 def check_protocol(dataset: Dataset, protocol: Protocol) -> None:
     """Refuse a protocol that cannot work on this data.
 
     Raises:
-        InputError: an unknown split, a cut-off out of range or given twice, or the evaluated items would be masked.
+        InputError: an unknown split, a cut-off out of range or given twice, the evaluated items would be masked, or
+            none of them is cold.
     """
     if protocol.split not in ("valid", "test"):
         raise InputError(f"split: expected valid or test, got {protocol.split!r}")
@@ -274,12 +283,32 @@ def check_protocol(dataset: Dataset, protocol: Protocol) -> None:
             )
     if not protocol.ks or len(set(protocol.ks)) < len(protocol.ks):
         raise InputError(f"ks: expected different cut-offs, got {list(protocol.ks)}")
+    if protocol.among not in AMONG:
+        raise InputError(f"among: expected {' or '.join(AMONG)}, got {protocol.among!r}")
+    if protocol.among == "cold" and evaluated(dataset, protocol).relevant.users.size == 0:
+        raise InputError(
+            f"among: expected {protocol.split} interactions with items that have none in train, got none"
+        )
 
 
-def evaluated(dataset: Dataset, protocol: Protocol) -> tuple[Relevant, ItemLists | None]:
-    """The users of the protocol's split with their items, and what is masked besides train items."""
-    relevant = relevant_items(dataset.interactions(protocol.split), dataset.num_users)
-    return relevant, _lists(dataset, "valid") if protocol.mask_valid else None
+@dataclass(frozen=True)
+class Evaluated:
+    """The users of a split with their items, what is masked besides train items, and which items [I] are ranked."""
+
+    relevant: Relevant
+    masked: ItemLists | None
+    kept: npt.NDArray[np.bool_] | None
+
+
+def evaluated(dataset: Dataset, protocol: Protocol) -> Evaluated:
+    """What a protocol asks for on this data; users without an item among those that are ranked are not evaluated."""
+    found = dataset.interactions(protocol.split)
+    masked = _lists(dataset, "valid") if protocol.mask_valid else None
+    if protocol.among == "all":
+        return Evaluated(relevant_items(found, dataset.num_users), masked, None)
+    cold = train_counts(dataset.graph) == 0
+    of_cold = Interactions(*(part[cold[found.items]] for part in (found.users, found.items)))
+    return Evaluated(relevant_items(of_cold, dataset.num_users), masked, cold)
 
 
 def _lists(dataset: Dataset, split: str) -> ItemLists:
@@ -291,11 +320,14 @@ def evaluate_model(
     run: LoadedRun, protocol: Protocol, rows: Sequence[str]
 ) -> Iterator[tuple[str, RowResult]]:
     """Metrics of some of the model's rows, one after the other; every worker must call it together."""
-    relevant, masked = evaluated(run.dataset, protocol)
+    asked, graph = evaluated(run.dataset, protocol), run.dataset.graph
     for row in rows:
+        scorer, masked = run.scorer(row), asked.masked
         yield (
             row,
-            evaluate(run.scorer(row), run.dataset.graph, relevant, protocol.ks, run.mesh, also_masked=masked),
+            evaluate(
+                scorer, graph, asked.relevant, protocol.ks, run.mesh, also_masked=masked, kept=asked.kept
+            ),
         )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol, TypeGuard
 
@@ -159,6 +159,27 @@ class EmbeddingScorer:
 
     def _rows(self, users: Int64Array) -> Tensor:
         return self.user_embeddings.detach()[torch.from_numpy(users).to(self.user_embeddings.device)].float()
+
+
+@dataclass(frozen=True)
+class _Among:
+    """A scorer's scores of some items, bool ``kept`` [I]; the others have -inf."""
+
+    scorer: Scorer
+    kept: Tensor
+
+    def scores(self, users: Int64Array) -> Tensor:
+        found = self.scorer.scores(users)
+        return found.masked_fill_(~self.kept.to(found.device), -torch.inf)
+
+
+def among(scorer: Scorer, kept: npt.NDArray[np.bool_]) -> Scorer:
+    """The same scores, but only items ``kept`` [I] are ever ranked."""
+    mask = torch.from_numpy(kept)
+    if not isinstance(scorer, EmbeddingScorer):
+        return _Among(scorer, mask)
+    offset = scorer.offset.masked_fill(~mask.to(scorer.offset.device), -torch.inf)
+    return replace(scorer, item_offset=offset)
 
 
 def _tiled(scorer: Scorer) -> TypeGuard[EmbeddingScorer]:

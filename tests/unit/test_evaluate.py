@@ -29,15 +29,18 @@ def sets(loaded: LoadedRun, split: str) -> dict[int, set[int]]:
     return found
 
 
-def brute_force(loaded: LoadedRun, row: str, masks: list[str], k: int) -> dict[str, float]:
+def brute_force(
+    loaded: LoadedRun, row: str, masks: list[str], k: int, kept: frozenset[int] = frozenset(range(70))
+) -> dict[str, float]:
     """Every metric of the test split by sorting every user's items in plain Python."""
     scores = loaded.scorer(row).scores(np.arange(60)).numpy()
-    truth, hidden = sets(loaded, "test"), [sets(loaded, split) for split in masks]
+    found = {user: items & kept for user, items in sets(loaded, "test").items()}
+    truth, hidden = {u: items for u, items in found.items() if items}, [sets(loaded, s) for s in masks]
     popular = loaded.dataset.graph.degree()[60:]
     sums, shown = dict.fromkeys(METRICS, 0.0), set()
     for user, wanted in truth.items():
         masked = set().union(*(h.get(user, set()) for h in hidden))
-        order = sorted((i for i in range(70) if i not in masked), key=lambda i: (-scores[user, i], i))[:k]
+        order = sorted((i for i in kept if i not in masked), key=lambda i: (-scores[user, i], i))[:k]
         hits = [place for place, item in enumerate(order, 1) if item in wanted]
         ideal = sum(1 / math.log2(p + 1) for p in range(1, min(k, len(wanted)) + 1))
         sums["Recall"] += len(hits) / len(wanted)
@@ -61,6 +64,18 @@ def test_every_number_is_that_of_a_brute_force_ranking(loaded: LoadedRun, mask_v
         expected = brute_force(loaded, row, masks, 5) | brute_force(loaded, row, masks, 20)
         assert found[row] == pytest.approx(expected, rel=1e-12)
     assert len({values["NDCG@20"] for values in found.values()}) > 4  # rows are not one and the same
+
+
+def test_among_cold_items_only_they_are_ranked_and_looked_for(loaded: LoadedRun) -> None:
+    counts = loaded.dataset.graph.degree()[60:]
+    cold = frozenset(np.flatnonzero(counts == 0).tolist())
+    assert len(cold) > 1
+    found = evaluate_run(loaded, Protocol("test", (1, 2), among="cold")).rows
+    for row in ROWS:
+        expected = brute_force(loaded, row, ["train"], 1, cold) | brute_force(loaded, row, ["train"], 2, cold)
+        assert found[row] == pytest.approx(expected, rel=1e-12)
+    for row in BASELINES:  # nothing to tell them apart: the first in order
+        assert found[row]["AveragePopularity@2"] == 0.0
 
 
 def test_popularity_row_is_the_ranking_by_train_count(loaded: LoadedRun) -> None:

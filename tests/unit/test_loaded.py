@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from gnnmr_dist.data.dataset import open_dataset
 from gnnmr_dist.data.synthetic import synthetic_dataset
 from gnnmr_dist.distributed.mesh import Mesh
 from gnnmr_dist.errors import InputError
@@ -137,11 +138,22 @@ def test_a_data_set_that_is_gone_says_what_to_do(planted: Path, monkeypatch: pyt
         (Protocol("test", (71,)), r"ks: expected cut-offs in 1..70 \(the number of items\), got 71"),
         (Protocol("test", (5, 5)), r"ks: expected different cut-offs, got \[5, 5\]"),
         (Protocol("test", ()), "ks: expected different cut-offs"),
+        (Protocol("test", (5,), among="warm"), "among: expected all or cold, got 'warm'"),
     ],
 )
 def test_protocols_that_cannot_work(loaded: LoadedRun, protocol: Protocol, message: str) -> None:
     with pytest.raises(InputError, match=message):
         check_protocol(loaded.dataset, protocol)
+
+
+def test_cold_items_must_be_there(tmp_path: Path) -> None:
+    synthetic_dataset(
+        tmp_path / "warm", num_users=60, num_items=64, interactions_per_user=30, cold_items=0, cold_users=0
+    )
+    with pytest.raises(
+        InputError, match="among: expected test interactions with items that have none in train"
+    ):
+        check_protocol(open_dataset(tmp_path / "warm"), Protocol("test", (5,), among="cold"))
 
 
 def test_an_unknown_row(loaded: LoadedRun) -> None:

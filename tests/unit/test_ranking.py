@@ -14,6 +14,7 @@ from gnnmr_dist.ranking import (
     EmbeddingScorer,
     ItemLists,
     _rank_rows,
+    among,
     item_lists,
     popularity_offset,
     rank_top_k,
@@ -67,6 +68,25 @@ def test_more_places_than_items_and_no_users() -> None:
     assert np.isneginf(scores[0, 2:]).all()
     items, _ = rank_top_k(Fixed(torch.ones(1, 2)), np.empty(0, np.int64), lists([[]]), 4)
     assert items.shape == (0, 4)
+
+
+def test_only_items_that_are_kept_are_ranked() -> None:
+    torch.manual_seed(0)
+    users, items, kept = torch.randn(5, 4), torch.randn(3000, 4), np.arange(3000) % 7 == 3
+    scorer = EmbeddingScorer(users, items, torch.rand(3000))
+    seen, everyone = lists([[3, 10], [], [], [17], []]), np.arange(5)
+    matrix = scorer.scores(everyone).numpy()
+    for some in (scorer, Fixed(torch.from_numpy(matrix))):
+        found, scores = rank_top_k(among(some, kept), everyone, seen, 6)
+        for user in range(5):
+            hidden = (
+                set(np.flatnonzero(~kept).tolist()) | {3, 10} if user == 0 else set(np.flatnonzero(~kept))
+            )
+            hidden |= {17} if user == 3 else set()
+            assert found[user].tolist() == naive(matrix[user], hidden, 6)
+        assert np.allclose(scores, np.take_along_axis(matrix, found, 1))
+    few, _ = rank_top_k(among(scorer, np.arange(3000) < 2), everyone, seen, 4)
+    assert (few[:, 2:] == -1).all()
 
 
 def test_minus_zero_ties_with_zero() -> None:
