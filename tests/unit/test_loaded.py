@@ -148,7 +148,7 @@ def test_protocols_that_cannot_work(loaded: LoadedRun, protocol: Protocol, messa
 
 def test_cold_items_must_be_there(tmp_path: Path) -> None:
     synthetic_dataset(
-        tmp_path / "warm", num_users=60, num_items=64, interactions_per_user=30, cold_items=0, cold_users=0
+        tmp_path / "warm", num_users=400, num_items=64, interactions_per_user=16, cold_items=0, cold_users=0
     )
     with pytest.raises(
         InputError, match="among: expected test interactions with items that have none in train"
