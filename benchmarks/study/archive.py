@@ -21,7 +21,7 @@ from gnnmr_dist.errors import InputError
 from study.case import CASE, case_job
 from study.datasets import ACTIVITY
 from study.plan import Job, Plan
-from study.results import METRICS, USERS, Findings, Result
+from study.results import METRICS, USERS, Findings, Result, among_cold
 from study.runner import description, home_of, is_done
 from study.tables import TESTED
 from study.worker import RESULT, RUN, TIMES
@@ -57,6 +57,7 @@ def save(findings: Findings, folder: Path) -> None:
 
 def _record(plan: Plan, result: Result) -> Record:
     wanted = [f"{metric}@{k}" for metric in ("Recall", "NDCG") for k in result.content["provenance"]["ks"]]
+    wanted += [among_cold(name) for name in wanted]
     origin = {name: value for name, value in result.content["provenance"].items() if name not in PLACES}
     return {
         "kind": "job",
@@ -64,7 +65,10 @@ def _record(plan: Plan, result: Result) -> Record:
         "job": description(plan, result.job),
         "times": result.times,
         "epochs": result.epochs,
-        "rows": {row: {name: values[name] for name in wanted} for row, values in result.rows.items()},
+        "rows": {
+            row: {name: values[name] for name in wanted if name in values}
+            for row, values in result.rows.items()
+        },
         "provenance": origin,
     }
 

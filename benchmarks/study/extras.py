@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from gnnmr_dist.config import Settings
 from study.figures import Points, case, curves
 from study.page import Page
-from study.plan import REFERENCE, SPLITS, Job, share_missing
-from study.results import Entry, Findings
+from study.plan import COLD, REFERENCE, SPLITS, Job, share_missing
+from study.results import Entry, Findings, among_cold
 from study.significance import bootstrap_interval, mean_and_deviation
 from study.tables import TESTED, cells, gains, interval, paired, plain_jobs
 
@@ -137,7 +139,37 @@ def cold(page: Page, findings: Findings) -> None:
         "networks of GNNMR know them by features alone, without ID vectors, and so does its linear peer; a "
         "method without features can do no better than chance among them, and popularity gives them nothing."
     )
-    _by_variant(page, findings, "cold", ["cold-items"])
+    _by_variant(page, findings, "cold", [COLD])
+    page.heading(3, "Among cold items only")
+    page.text(
+        "The same models, but nothing except items without a train interaction is ranked: how well they are told "
+        "apart, whatever lies between their scores and those of warm items. A method that cannot tell them apart "
+        "ranks them by number, which is chance."
+    )
+    _among_cold(page, findings)
+
+
+def _among_cold(page: Page, findings: Findings) -> None:
+    """A table per set of all jobs on cold items, of any part, that were ranked among them; others are not told of."""
+    metrics = [among_cold(metric) for metric in TESTED]
+    for name in findings.plan.sets:
+        groups: dict[tuple[str, tuple[tuple[str, Any], ...]], list[Job]] = {}
+        for job in findings.plan.ranked():
+            result = findings.get(job)
+            if (job.set, job.variant) == (name, COLD) and result and metrics[0] in _first(result.rows):
+                groups.setdefault((job.method, job.values), []).append(job)
+        entries = []
+        for (_, values), jobs in groups.items():
+            what = ", ".join(f"{setting} {value}" for setting, value in values)
+            entries += [
+                replace(e, label=f"{e.label}, {what}" if what else e.label) for e in findings.entries(jobs)
+            ]
+        if entries:
+            page.table((name, *TESTED, "seeds"), cells(entries, metrics))
+
+
+def _first(rows: Mapping[str, Mapping[str, float]]) -> Mapping[str, float]:
+    return next(iter(rows.values()))
 
 
 def negatives(page: Page, findings: Findings) -> None:
@@ -175,7 +207,7 @@ def protocol(page: Page, findings: Findings) -> None:
         "With a global cut, test users may have no train interactions, and what is popular changes; "
         "values of different splits are not comparable, the order of the methods is."
     )
-    _by_variant(page, findings, "protocol", [name for name in SPLITS if name != "cold-items"])
+    _by_variant(page, findings, "protocol", [name for name in SPLITS if name != COLD])
 
 
 def _by_variant(page: Page, findings: Findings, part: str, variants: Sequence[str]) -> None:

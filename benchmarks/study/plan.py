@@ -19,7 +19,8 @@ PARTS = ("tables", "mutual", "tuned", "lambda", "dimension", "cold", "negatives"
 REFERENCE = "gnnmr"
 """The method that all others are compared with."""
 
-SPLITS = ("random", "user-time", "global-time", "cold-items")
+COLD = "cold-items"
+SPLITS = ("random", "user-time", "global-time", COLD)
 """Variants that split a set's interactions anew; ``own`` is the recipe's split, ``missing-N`` drops N % of the rows."""
 
 _SET = {"recipe", "synthetic", "seconds", "networks", "published", "settings"}

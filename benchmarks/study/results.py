@@ -21,7 +21,7 @@ from study.datasets import ACTIVITY
 from study.plan import Job, Plan
 from study.runner import description, home_of, is_done
 from study.significance import mean_and_deviation
-from study.worker import RESULT, RUN, TIMES
+from study.worker import AMONG_COLD, RESULT, RUN, TIMES
 
 USERS, METRICS = "evaluation-test-users.parquet", "metrics.jsonl"
 FloatArray = npt.NDArray[np.float64]
@@ -125,7 +125,7 @@ class Findings:
         if json.loads((home / "job.json").read_text()) != description(self.plan, job):
             return None
         content = json.loads((home / RUN / RESULT).read_text())
-        return Result(job, home, content["rows"], content)
+        return Result(job, home, _with_cold(content["rows"], home / RUN / AMONG_COLD), content)
 
     def entries(self, jobs: Iterable[Job]) -> list[Entry]:
         """The lines of a table from jobs of one set and variant: methods in order."""
@@ -162,6 +162,22 @@ class Findings:
     def missing(self) -> list[Job]:
         """Jobs of the plan without a result."""
         return [job for job in self.plan.ranked() if self.get(job) is None]
+
+
+def among_cold(metric: str) -> str:
+    """The name of a metric of the ranking of cold items alone."""
+    return f"{metric} among cold"
+
+
+def _with_cold(rows: dict[str, dict[str, float]], file: Path) -> dict[str, dict[str, float]]:
+    """Rows with the metrics of the ranking among cold items, where there was one."""
+    if not file.exists():
+        return rows
+    cold = json.loads(file.read_text())["rows"]
+    return {
+        row: values | {among_cold(name): value for name, value in cold[row].items()}
+        for row, values in rows.items()
+    }
 
 
 def headline(method: str, rows: Sequence[str]) -> str:

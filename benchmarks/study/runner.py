@@ -26,7 +26,7 @@ from gnnmr_dist import storage
 from gnnmr_dist.data.dataset import open_dataset
 from gnnmr_dist.errors import InputError
 from study.datasets import ensure
-from study.plan import Job, Plan
+from study.plan import COLD, Job, Plan
 from study.worker import RESULT, RUN, TIMES
 
 ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
@@ -232,6 +232,7 @@ class Study:
             "home": str(home.absolute()),
             "dataset": str(dataset.absolute()),
             "options": options(self.plan, job),
+            "cold": job.variant == COLD,
             "commit": self.record["commit"],
         }
 

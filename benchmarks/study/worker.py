@@ -23,6 +23,7 @@ from gnnmr_dist.errors import InputError
 from gnnmr_dist.runs import CHECKPOINTS, METRICS, RunDirectory
 
 RUN, RESULT, TIMES, LOG = "run", "evaluation-test.json", "times.json", "log.txt"
+AMONG_COLD = "evaluation-test-cold.json"
 
 
 def perform(task: dict[str, Any]) -> dict[str, Any]:
@@ -61,8 +62,10 @@ def _train(home: Path, task: dict[str, Any]) -> int:
 
 
 def _evaluate(home: Path, task: dict[str, Any]) -> int:
-    del task
-    return _tell(evaluate, ["--run", str(home / RUN), "--split", "test", "--no-baselines"])
+    """Evaluate, where items were held out also among them alone: first, for the other result is a job's end."""
+    argv = ["--run", str(home / RUN), "--split", "test", "--no-baselines"]
+    code = _tell(evaluate, [*argv, "--among", "cold"]) if task["cold"] else 0
+    return code or _tell(evaluate, argv)
 
 
 def _tell(module: Any, argv: list[str]) -> int:

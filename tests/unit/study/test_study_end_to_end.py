@@ -169,7 +169,7 @@ def test_the_report_has_every_part(study: tuple[Path, dict[str, int], Path]) -> 
         assert f"\n| {row} | " in text
     assert f"{JOBS} jobs done, 0 not run" in text
     assert "Hardware: `" in text
-    assert text.count("Not in this plan.") == 4  # tuned, lambda, cold, protocol
+    assert text.count("Not in this plan.") == 5  # tuned, lambda, cold, negatives, protocol
     html = (home / "report" / "paper.html").read_text()
     assert html.count("data:image/png;base64,") == text.count("](") == 3
     for name in ("case.png", "dimension-planted.png", "missing-planted.png"):

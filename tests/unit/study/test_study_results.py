@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from study import extras
+from study import extras, worker
+from study.archive import save, take_up
 from study.page import Page
 from study.plan import Job, read_plan
 from study.results import Findings, headline, number_cell
@@ -43,7 +44,7 @@ def put(findings: Findings, job: Job, rows: dict[str, list[float]]) -> None:
     (home / "job.json").write_text(json.dumps(description(findings.plan, job)))
     names = [f"{metric}@{k}" for metric in ("Recall", "NDCG") for k in KS]
     means = {row: dict.fromkeys(names, float(np.mean(values))) for row, values in rows.items()}
-    content = {"rows": means, "provenance": {"ks": KS}}
+    content = {"rows": means, "provenance": {"ks": KS, "users_evaluated": len(next(iter(rows.values())))}}
     (home / "run" / "evaluation-test.json").write_text(json.dumps(content))
     long = [(f"u{u}", row, value) for row, values in rows.items() for u, value in enumerate(values)]
     users, names_of_rows, values = zip(*long, strict=True)
@@ -139,6 +140,66 @@ values.learning_rate = [0.001]
     assert "| fused | 0.1000 | 0.3000 | +0.2000 | - | +0.2000 to +0.2000 | 1 |" in text
     assert "### toy, temperature 0.25, learning_rate 0.001" in text
     assert "| gnnmr, fused | **0.4000** | **0.4000** | 1 |" in text
+
+
+NEGATIVES = """
+[sets.toy]
+synthetic = {}
+[[part]]
+name = "negatives"
+sets = ["toy"]
+variants = ["cold-items"]
+methods = ["gnnmr"]
+values.negatives = ["default", "trained"]
+[[part]]
+name = "negatives"
+sets = ["toy"]
+variants = ["cold-items"]
+methods = ["gnnmr"]
+values.negatives = ["trained"]
+values.distill_weight = [0.0]
+"""
+
+
+def test_negatives_are_compared_and_cold_items_also_among_themselves(tmp_path: Path) -> None:
+    (tmp_path / "plan.toml").write_text(NEGATIVES)
+    found = Findings(read_plan(tmp_path / "plan.toml"), tmp_path / "out")
+    plain, trained, alone = found.plan.ranked()
+    for job, value in ((plain, 0.1), (trained, 0.4), (alone, 0.3)):
+        put(found, job, {"text": [value, value]})
+    home = home_of(found.output, trained) / "run"
+    (home / "evaluation-test-cold.json").write_text(
+        json.dumps({"rows": {"text": {"Recall@20": 0.6, "NDCG@20": 0.5}}})
+    )
+    page = Page()
+    extras.negatives(page, found)
+    extras.cold(page, found)
+    text = page.markdown()
+    assert "| text | 0.1000 | 0.4000 | +0.3000 | - | +0.3000 to +0.3000 | 1 |" in text
+    assert "| text | 0.3000 | 0.4000 | +0.1000 | - | +0.1000 to +0.1000 | 1 |" in text
+    assert "| gnnmr, text, negatives trained | **0.6000** | **0.5000** | 1 |" in text
+    save(found, tmp_path / "kept")
+    other = Findings(found.plan, tmp_path / "other")
+    assert take_up(other.plan, tmp_path / "kept", other.output) == 3
+    assert other.get(trained).rows == Findings(found.plan, found.output).get(trained).rows  # type: ignore[union-attr]
+
+
+def test_held_out_items_are_evaluated_among_themselves_before_the_result_that_ends_a_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[list[str]] = []
+
+    def main(argv: list[str]) -> int:
+        called.append(argv)
+        return 2 if "--among" in argv and len(called) > 2 else 0
+
+    monkeypatch.setattr(worker.evaluate, "main", main)
+    assert worker._evaluate(tmp_path, {"cold": True}) == 0
+    assert ["--among" in argv for argv in called] == [True, False]
+    assert worker._evaluate(tmp_path, {"cold": True}) == 2
+    assert len(called) == 3
+    assert worker._evaluate(tmp_path, {"cold": False}) == 0
+    assert "--among" not in called[-1]
 
 
 def test_a_result_of_other_settings_does_not_count_and_stops_a_run(findings: Findings) -> None:
