@@ -213,6 +213,9 @@ FREE_TO_CHANGE = {
 }
 """Settings that a resumed run may change; any other would make it a different run."""
 
+BEFORE = {("loss", "negatives"): "all"}
+"""Settings that older checkpoints do not have: how their runs did it."""
+
 
 def check_same_run(checkpoint: Checkpoint, info: RunInfo) -> None:
     """Refuse to go on from a checkpoint of other data or other settings.
@@ -228,7 +231,7 @@ def check_same_run(checkpoint: Checkpoint, info: RunInfo) -> None:
         for key, value in table.items():
             if (section, None) in FREE_TO_CHANGE or (section, key) in FREE_TO_CHANGE:
                 continue
-            old = checkpoint.info.settings.get(section, {}).get(key)
+            old = checkpoint.info.settings.get(section, {}).get(key, BEFORE.get((section, key)))
             if old != value:
                 raise bad_input(
                     place, f"{section}.{key} = {value}", f"{old}: a resumed run keeps its settings"

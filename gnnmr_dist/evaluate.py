@@ -167,10 +167,9 @@ def _skipped_lines(results: Results) -> list[str]:
 
 
 def _origin_lines(origin: Mapping[str, Any]) -> list[str]:
-    cold, among = origin["users_without_train"], origin["among"]
-    items = (
-        "all items" if among == "all" else f"the {origin['items_ranked']} items without a train interaction"
-    )
+    cold, items, them = origin["users_without_train"], "all items", ""
+    if origin["among"] == "cold":
+        items, them = f"the {origin['items_ranked']} items without a train interaction", " among them"
     release = ", ".join(f"{name} {version}" for name, version in origin["versions"].items())
     return [
         f"- Full ranking of {items}; masked: {' and '.join(origin['masked'])} items of each user."
@@ -179,7 +178,7 @@ def _origin_lines(origin: Mapping[str, Any]) -> list[str]:
             if origin["split"] == "test" and len(origin["masked"]) == 1
             else ""
         ),
-        f"- Means over {origin['users_evaluated']} users with at least one {origin['split']} item among them; "
+        f"- Means over {origin['users_evaluated']} users with at least one {origin['split']} item{them}; "
         f"{cold} have no train interactions: networks give them the mean user's embedding, methods in closed form "
         "popularity.",
         f"- Model: epoch {origin['best_epoch']}, selected by {origin['selected_by']}; seed {origin['seed']}; "

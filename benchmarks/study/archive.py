@@ -21,7 +21,7 @@ from gnnmr_dist.errors import InputError
 from study.case import CASE, case_job
 from study.datasets import ACTIVITY
 from study.plan import Job, Plan
-from study.results import METRICS, USERS, Findings, Result, among_cold
+from study.results import CHANCE, METRICS, USERS, Findings, Result, among_cold
 from study.runner import description, home_of, is_done
 from study.tables import TESTED
 from study.worker import RESULT, RUN, TIMES
@@ -57,7 +57,8 @@ def save(findings: Findings, folder: Path) -> None:
 
 def _record(plan: Plan, result: Result) -> Record:
     wanted = [f"{metric}@{k}" for metric in ("Recall", "NDCG") for k in result.content["provenance"]["ks"]]
-    wanted += [among_cold(name) for name in wanted]
+    chance = [f"{CHANCE}@{k}" for k in result.content["provenance"]["ks"]]
+    wanted += [among_cold(name) for name in wanted + chance]
     origin = {name: value for name, value in result.content["provenance"].items() if name not in PLACES}
     return {
         "kind": "job",

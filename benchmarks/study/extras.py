@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from gnnmr_dist.config import Settings
 from study.figures import Points, case, curves
 from study.page import Page
 from study.plan import COLD, REFERENCE, SPLITS, Job, share_missing
-from study.results import Entry, Findings, among_cold
+from study.results import CHANCE, Entry, Findings, among_cold
 from study.significance import bootstrap_interval, mean_and_deviation
 from study.tables import TESTED, cells, gains, interval, paired, plain_jobs
 
@@ -140,36 +140,39 @@ def cold(page: Page, findings: Findings) -> None:
         "method without features can do no better than chance among them, and popularity gives them nothing."
     )
     _by_variant(page, findings, "cold", [COLD])
-    page.heading(3, "Among cold items only")
-    page.text(
-        "The same models, but nothing except items without a train interaction is ranked: how well they are told "
-        "apart, whatever lies between their scores and those of warm items. A method that cannot tell them apart "
-        "ranks them by number, which is chance."
-    )
     _among_cold(page, findings)
 
 
 def _among_cold(page: Page, findings: Findings) -> None:
-    """A table per set of all jobs on cold items, of any part, that were ranked among them; others are not told of."""
+    """A table per set of all jobs on cold items, of any part; results without this ranking are told as not run."""
+    page.heading(3, "Among cold items only")
+    page.text(
+        "The same models, but nothing except items without a train interaction is ranked: how well they are told "
+        "apart, whatever lies between their scores and those of warm items. A method that cannot tell them apart "
+        "ranks them by number, which in these sets goes with popularity. By chance: what a random order finds."
+    )
     metrics = [among_cold(metric) for metric in TESTED]
     for name in findings.plan.sets:
         groups: dict[tuple[str, tuple[tuple[str, Any], ...]], list[Job]] = {}
         for job in findings.plan.ranked():
-            result = findings.get(job)
-            if (job.set, job.variant) == (name, COLD) and result and metrics[0] in _first(result.rows):
+            if (job.set, job.variant) == (name, COLD):
                 groups.setdefault((job.method, job.values), []).append(job)
-        entries = []
-        for (_, values), jobs in groups.items():
-            what = ", ".join(f"{setting} {value}" for setting, value in values)
-            entries += [
-                replace(e, label=f"{e.label}, {what}" if what else e.label) for e in findings.entries(jobs)
-            ]
-        if entries:
-            page.table((name, *TESTED, "seeds"), cells(entries, metrics))
+        entries = [
+            _ranked_among(e, values) for (_, values), jobs in groups.items() for e in findings.entries(jobs)
+        ]
+        done = [entry for entry in entries if entry.results]
+        if not done:
+            page.text(f"{name}: not run." if groups else f"{name}: not in this plan.")
+            continue
+        chance = done[0].values(among_cold(TESTED[0].replace("Recall", CHANCE)))[0]
+        page.table((f"{name}, by chance {chance:.4f}", *TESTED, "seeds"), cells(entries, metrics))
 
 
-def _first(rows: Mapping[str, Mapping[str, float]]) -> Mapping[str, float]:
-    return next(iter(rows.values()))
+def _ranked_among(entry: Entry, values: Sequence[tuple[str, Any]]) -> Entry:
+    """Only the results that were ranked among cold items, with the settings in the label."""
+    found = tuple(r for r in entry.results if among_cold(TESTED[0]) in r.rows[entry.row])
+    label = ", ".join((entry.label, *(f"{setting} {value}" for setting, value in values)))
+    return replace(entry, label=label, results=found)
 
 
 def negatives(page: Page, findings: Findings) -> None:

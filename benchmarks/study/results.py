@@ -164,6 +164,10 @@ class Findings:
         return [job for job in self.plan.ranked() if self.get(job) is None]
 
 
+CHANCE = "Chance"
+"""Beside the metrics among cold items: the Recall of a random order."""
+
+
 def among_cold(metric: str) -> str:
     """The name of a metric of the ranking of cold items alone."""
     return f"{metric} among cold"
@@ -173,11 +177,12 @@ def _with_cold(rows: dict[str, dict[str, float]], file: Path) -> dict[str, dict[
     """Rows with the metrics of the ranking among cold items, where there was one."""
     if not file.exists():
         return rows
-    cold = json.loads(file.read_text())["rows"]
-    return {
-        row: values | {among_cold(name): value for name, value in cold[row].items()}
-        for row, values in rows.items()
-    }
+    content = json.loads(file.read_text())
+    origin, merged = content["provenance"], {}
+    chance = {f"{CHANCE}@{k}": min(1.0, k / origin["items_ranked"]) for k in origin["ks"]}
+    for row, values in rows.items():
+        merged[row] = values | {among_cold(n): value for n, value in (content["rows"][row] | chance).items()}
+    return merged
 
 
 def headline(method: str, rows: Sequence[str]) -> str:

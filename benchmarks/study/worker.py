@@ -1,7 +1,7 @@
 """A process that runs jobs one after the other: a task per line in, a result per line out; it ends when its input does.
 
-Each task is two commands of the package, told in full, so that what made a result can be run by hand (``log.txt`` of
-the job has them). A job that was cut off goes on from its newest checkpoint.
+Each task is two or three commands of the package, told in full, so that what made a result can be run by hand
+(``log.txt`` of the job has them). A job that was cut off goes on from its newest checkpoint.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ class GlobalBatch:
         epoch, step: the place in training.
         users, items: int64 [B], positive train edges (item numbers, not node numbers).
         negatives: int64 [B], an item the user has no train interaction with; -1 where the user has
-            interacted with every item, so that no negative exists: the caller masks such rows.
+            interacted with every item drawn from, so that no negative exists: the caller masks such rows.
         candidates: int64 [C], distinct item numbers, ascending, shared by all rows.
     """
 
@@ -93,7 +93,7 @@ def global_batch(
     Positives are the train edges at places step * batch_size .. of the epoch's permutation. A negative is
     the r-th item of the complement of its user's row, r uniform, keyed by the place in the epoch: one draw,
     exact at any density, no rejection. Candidates are min(num_candidates, I) items, every subset equally
-    likely. With a ``pool`` both are of its items only.
+    likely. With a ``pool`` of P items both are of these, and P stands for I.
 
     Raises:
         ValueError: a size is out of range, or the epoch has no such step.

@@ -34,7 +34,7 @@ def _before_leaky(grad: Any, x: Any, slope: Any) -> Any:
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH)
-def _softmax(
+def _exponentials(
     begin: Any,
     end: Any,
     source: Any,
@@ -104,7 +104,7 @@ def attention_forward(
             ask_to_read(x, row + _NEXT)
             ask_to_write(out, v + _NEXT)
         for h in range(x.shape[1]):
-            share, total = _softmax(begin, end, source, halves, h, row, shift[v], loop, slope, weight)
+            share, total = _exponentials(begin, end, source, halves, h, row, shift[v], loop, slope, weight)
             share = share / total if loop else share
             own[v, h] = share
             if loop:

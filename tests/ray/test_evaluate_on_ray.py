@@ -16,15 +16,19 @@ from gnnmr_dist.ranking import USERS_PER_BLOCK
 
 
 @pytest.mark.ray
-def test_two_workers_write_the_same_numbers_as_none(head: Head, undisturbed: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("among", [(), ("--among", "cold")])
+def test_two_workers_write_the_same_numbers_as_none(
+    head: Head, undisturbed: Path, tmp_path: Path, among: tuple[str, ...]
+) -> None:
     """200 users are two blocks: one for each worker; each embeds one modality."""
     output = tmp_path / "run"
     shutil.copytree(undisturbed, output)
-    options = ["--run", str(output), "--split", "test", "--no-baselines"]
+    options = ["--run", str(output), "--split", "test", "--no-baselines", *among]
+    name = "-".join(["evaluation-test", *among[1:]])
 
     def written() -> tuple[dict[str, dict[str, float]], pq.Table]:
-        numbers = json.loads((output / "evaluation-test.json").read_text())["rows"]
-        return numbers, pq.read_table(output / "evaluation-test-users.parquet")
+        numbers = json.loads((output / f"{name}.json").read_text())["rows"]
+        return numbers, pq.read_table(output / f"{name}-users.parquet")
 
     assert main(options) == 0
     alone = written()
@@ -33,7 +37,7 @@ def test_two_workers_write_the_same_numbers_as_none(head: Head, undisturbed: Pat
     ended = run([sys.executable, "-m", "gnnmr_dist.evaluate", *options, "--num-workers", "2"], head.address)
     assert ended.code == 0, ended.err
     together = written()
-    assert len(set(alone[1]["user"].to_pylist())) > USERS_PER_BLOCK
+    assert len(set(alone[1]["user"].to_pylist())) > (0 if among else USERS_PER_BLOCK)
     assert together[0] == alone[0]
     assert together[1].equals(alone[1])
     assert not list(output.glob(".evaluation-*"))

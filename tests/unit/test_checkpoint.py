@@ -247,6 +247,19 @@ def test_another_run_is_refused_and_the_difference_named(
         check_same_run(checkpoint, info(make_settings(**{section: {key: value}})))
 
 
+def test_a_setting_that_a_checkpoint_does_not_know_is_what_it_did(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(write(tmp_path / "c"))
+    settings = {section: dict(table) for section, table in checkpoint.info.settings.items()}
+    del settings["loss"]["negatives"]
+    older = replace(checkpoint, info=replace(checkpoint.info, settings=settings))
+    check_same_run(older, info(make_settings(loss={"negatives": "all"})))
+    with pytest.raises(InputError, match=r"loss.negatives = trained, got all"):
+        check_same_run(older, info(make_settings(loss={"negatives": "trained"})))
+    del settings["loss"]["teacher"]
+    with pytest.raises(InputError, match=r"loss.teacher = scores, got None"):
+        check_same_run(older, info())
+
+
 def test_every_setting_but_the_free_ones_is_compared(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(write(tmp_path / "c"))
     for section, table in info().settings.items():

@@ -10,12 +10,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+import gnnmr_dist
 from gnnmr_dist.baselines import CLOSED_FORM
 from gnnmr_dist.ease import BaselineSkipped
 from gnnmr_dist.evaluate import METRICS, evaluate_run, main
 from gnnmr_dist.loaded import LoadedRun, Protocol
 from gnnmr_dist.reporting import markdown_table
 
+AMONG_COLD = "evaluation-test-cold.json"  # benchmarks/study reads it
 MEMBERS = ["text", "image", "audio", "category", "m5"]
 ROWS = [*MEMBERS, "concatenation", "average", "aligned-average", "linear-peer", "fused"]
 BASELINES = ["popularity", "item-knn", "ease"]
@@ -74,8 +76,33 @@ def test_among_cold_items_only_they_are_ranked_and_looked_for(loaded: LoadedRun)
     for row in ROWS:
         expected = brute_force(loaded, row, ["train"], 1, cold) | brute_force(loaded, row, ["train"], 2, cold)
         assert found[row] == pytest.approx(expected, rel=1e-12)
-    for row in BASELINES:  # nothing to tell them apart: the first in order
-        assert found[row]["AveragePopularity@2"] == 0.0
+    train, test = sets(loaded, "train"), sets(loaded, "test")
+    wanted = [items & cold for items in test.values() if items & cold]
+    first = set(sorted(cold)[:2])
+    assert not any(cold & items for items in train.values())
+    for row in BASELINES:  # nothing tells them apart: by number
+        assert found[row]["Recall@2"] == pytest.approx(np.mean([len(w & first) / len(w) for w in wanted]))
+
+
+def test_cold_items_have_files_of_their_own(planted: Path, tmp_path: Path, loaded: LoadedRun) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(planted, run)
+    options = ["--run", str(run), "--split", "test", "--no-baselines", "--ks", "2"]
+    assert main([*options, "--among", "cold", "--json", str(tmp_path / "n.json")]) == 0
+    assert not (run / "evaluation-test.json").exists()
+    found = json.loads((run / AMONG_COLD).read_text())
+    assert found["rows"] == json.loads((tmp_path / "n.json").read_text())
+    origin, cold = found["provenance"], int((loaded.dataset.graph.degree()[60:] == 0).sum())
+    assert (origin["among"], origin["items_ranked"]) == ("cold", cold)
+    page = (run / "evaluation-test-cold.md").read_text()
+    assert f"Full ranking of the {cold} items without a train interaction; masked: train items" in page
+    assert f"Means over {origin['users_evaluated']} users with at least one test item among them" in page
+    users = pq.read_table(run / "evaluation-test-cold-users.parquet")
+    assert len(set(users["user"].to_pylist())) == origin["users_evaluated"]
+    text = gnnmr_dist.load_run(str(run)).evaluate("test", ks=[2], among="cold", baselines=False)
+    assert text == found["rows"]
+    assert main(options) == 0
+    assert json.loads((run / "evaluation-test.json").read_text())["provenance"]["among"] == "all"
 
 
 def test_popularity_row_is_the_ranking_by_train_count(loaded: LoadedRun) -> None:
@@ -125,7 +152,7 @@ def test_the_runs_own_json_says_where_the_numbers_come_from(written: Path, loade
 def test_the_page_names_split_masking_and_users(written: Path) -> None:
     page = (written / "evaluation-test.md").read_text()
     assert "masked: train items of each user. Validation items stay in the ranking." in page
-    assert "users with at least one test item" in page
+    assert "users with at least one test item; " in page
     assert page.count("| concatenation") == 2  # one table per cut-off
     assert "chosen on validation" in page
 

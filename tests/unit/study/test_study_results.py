@@ -168,8 +168,13 @@ def test_negatives_are_compared_and_cold_items_also_among_themselves(tmp_path: P
     for job, value in ((plain, 0.1), (trained, 0.4), (alone, 0.3)):
         put(found, job, {"text": [value, value]})
     home = home_of(found.output, trained) / "run"
-    (home / "evaluation-test-cold.json").write_text(
-        json.dumps({"rows": {"text": {"Recall@20": 0.6, "NDCG@20": 0.5}}})
+    (home / worker.AMONG_COLD).write_text(
+        json.dumps(
+            {
+                "rows": {"text": {"Recall@20": 0.6, "NDCG@20": 0.5}},
+                "provenance": {"ks": [20], "items_ranked": 80},
+            }
+        )
     )
     page = Page()
     extras.negatives(page, found)
@@ -177,7 +182,9 @@ def test_negatives_are_compared_and_cold_items_also_among_themselves(tmp_path: P
     text = page.markdown()
     assert "| text | 0.1000 | 0.4000 | +0.3000 | - | +0.3000 to +0.3000 | 1 |" in text
     assert "| text | 0.3000 | 0.4000 | +0.1000 | - | +0.1000 to +0.1000 | 1 |" in text
+    assert "| toy, by chance 0.2500 | Recall@20 | NDCG@20 | seeds |" in text
     assert "| gnnmr, text, negatives trained | **0.6000** | **0.5000** | 1 |" in text
+    assert "| gnnmr, text | not run | not run | 0 of 1 |" in text
     save(found, tmp_path / "kept")
     other = Findings(found.plan, tmp_path / "other")
     assert take_up(other.plan, tmp_path / "kept", other.output) == 3
