@@ -90,8 +90,8 @@ class LossSettings(Section):
     num_candidates: int = Field(256, ge=0, description="C, items all rows of a step share (sketched)")
     negatives: Literal["all", "trained"] = Field(
         "all",
-        description="items drawn as negatives and candidates: all, or those with a train interaction (measured: "
-        "cold items are found several times as often, others alike)",
+        description="items drawn as negatives and candidates: all, or those with a train interaction (measured: cold "
+        "items are found several times as often, others a little less or alike)",
     )
     distill_weight: float = Field(
         0.5, ge=0, description="lambda of Eq. 9, weight of mutual learning (paper: .5 to 1)"

@@ -61,7 +61,7 @@ def trained_items(graph: Graph) -> ItemPool | None:
     """The items with a train interaction; None where all have one.
 
     An item that nobody has yet can be a negative but never a positive: where such items are drawn, models that read
-    features learn to score what looks like them low (measured: docs/decisions.md).
+    features learn to score what looks like them low (measured: docs/decisions.md, 2026-11-29).
     """
     known = np.diff(graph.indptr[graph.num_users :]) > 0
     return None if known.all() else ItemPool(np.flatnonzero(known), np.cumsum(known) - known)
