@@ -255,8 +255,9 @@ class Study:
         with self.lock:
             seconds = time.time() - self.running.pop(number)[1]
             if "error" in answer:
-                self.failed[job.name] = answer["error"]
                 outcome = f"FAILED: {answer['error']}"
+                # a session is kept with the report, which says nothing of the machine's folders
+                self.failed[job.name] = answer["error"].replace(str(self.output.absolute()), "OUTPUT")
             else:
                 self.estimates.add(job, seconds)
                 outcome = f"{seconds:.0f} s"
