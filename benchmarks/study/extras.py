@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from gnnmr_dist.config import Settings
+from gnnmr_dist.fusion import LINEAR
 from study.figures import Points, case, curves
 from study.page import Page
 from study.plan import COLD, REFERENCE, SPLITS, Job, share_missing
 from study.results import CHANCE, Entry, Findings, among_cold
-from study.significance import bootstrap_interval, mean_and_deviation
-from study.tables import TESTED, cells, gains, interval, paired, plain_jobs
+from study.significance import mean_and_deviation
+from study.tables import TESTED, cells, gain_row, gains, paired, plain_jobs
 
 SHOWN = ("concatenation", "aligned-average", "average", "fused")
 """Rows of GNNMR in plots; every modality's own values are in the result files."""
@@ -252,7 +253,7 @@ def missing(page: Page, findings: Findings) -> None:
     page.text(
         "Of every modality a share of its rows dropped at random, independently of the other modalities, "
         "on top of those that are missing anyway; what 10 % miss, 30 % miss too. Gain = with mutual "
-        "learning minus lambda 0, with the interval over users."
+        "learning minus lambda 0, intervals as in Table 5."
     )
     metric = TESTED[0]
     _unless_planned(page, findings, "missing")
@@ -267,7 +268,7 @@ def missing(page: Page, findings: Findings) -> None:
         rows, lines = [], dict[str, dict[float, tuple[float, float]]]()
         for share, some in sorted(shares.items()):
             pairs = paired(findings, some)
-            for row in [row for row in SHOWN if row in pairs] or ["-"]:
+            for row in [row for row in pairs if row != LINEAR] or ["-"]:
                 rows.append(_missing_row(share, row, metric, *pairs.get(row, ())))
             for row in ("concatenation", "fused"):
                 for what, entry in zip(("lambda 0", "with"), pairs.get(row, ()), strict=False):
@@ -277,24 +278,14 @@ def missing(page: Page, findings: Findings) -> None:
         if lines:
             alt = f"{metric} over dropped rows on {name}"
             page.picture(f"missing-{name}.png", curves({metric: lines}, "% of rows dropped"), alt)
-        page.table(("dropped", "row", "lambda 0", "with", "gain", "interval, users", "seeds"), rows)
+        columns = ("lambda 0", "with", "gain", "interval, seeds", "interval, users", "seeds")
+        page.table(("dropped", "row", *columns), rows)
 
 
 def _missing_row(share: float, row: str, metric: str, *pair: Entry) -> tuple[str, ...]:
     if not pair:
-        return f"{share:.0%}", row, "not run", "not run", "-", "-", "0"
-    off, on = pair
-    difference = on.users(metric)[1] - off.users(metric)[1]
-    bounds = interval(bootstrap_interval(difference))
-    return (
-        f"{share:.0%}",
-        row,
-        off.cell(metric),
-        on.cell(metric),
-        f"{difference.mean():+.4f}",
-        bounds,
-        on.seeds,
-    )
+        return f"{share:.0%}", row, "not run", "not run", "-", "-", "-", "0"
+    return f"{share:.0%}", *gain_row(row, metric, *pair)
 
 
 def activity(page: Page, findings: Findings) -> None:

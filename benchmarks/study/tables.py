@@ -187,7 +187,7 @@ def gains(
     """One metric of every row without and with mutual learning, or other ``sides`` (:func:`paired`); its gain."""
     page.table(
         (metric, *sides, "gain", "interval, seeds", "interval, users", "seeds"),
-        [_gain_row(row, metric, *pairs[row]) for row in pairs],
+        [gain_row(row, metric, *pairs[row]) for row in pairs],
     )
 
 
@@ -218,7 +218,8 @@ def paired(
     }
 
 
-def _gain_row(row: str, metric: str, off: Entry, on: Entry) -> tuple[str, ...]:
+def gain_row(row: str, metric: str, off: Entry, on: Entry) -> tuple[str, ...]:
+    """A row's values on both sides, the gain (bold where both intervals lie on one side of 0), intervals, seeds."""
     differences = [b - a for a, b in zip(off.values(metric), on.values(metric), strict=True)]
     seeds = t_interval(differences)
     users = bootstrap_interval(on.users(metric)[1] - off.users(metric)[1])
