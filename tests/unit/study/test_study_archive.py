@@ -151,6 +151,18 @@ def test_results_of_other_data_are_not_put_beside(findings: Findings, kept: Path
             study._check_digest(job, place)
 
 
+def test_a_session_tells_a_failure_without_the_machines_folders(findings: Findings, tmp_path: Path) -> None:
+    study = Study(findings.plan, findings.output, None, budget=None, argv=[])
+    job = study._take(0)
+    assert job is not None
+    place = home_of(findings.output, job).absolute()
+    study._finish(0, job, {"error": f"error: {place}/run/checkpoints: expected more, got less"})
+    session = json.loads(study.session.read_text())
+    told = f"error: OUTPUT/jobs/{job.name}/run/checkpoints: expected more, got less"
+    assert session["failed"] == {job.name: told}
+    assert str(tmp_path) not in study.session.read_text()
+
+
 def test_every_value_of_a_user_is_kept_once(kept: Path) -> None:
     table = pq.read_table(kept / "users-toy.parquet")
     assert table.num_rows == 2 * (3 + 2 + 2 + 1 + 1)
