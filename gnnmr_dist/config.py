@@ -91,7 +91,7 @@ class LossSettings(Section):
     negatives: Literal["all", "trained"] = Field(
         "all",
         description="items drawn as negatives and candidates: all, or those with a train interaction (measured: cold "
-        "items are found several times as often, others a little less or alike)",
+        "items are found several times as often; for others nothing sure)",
     )
     distill_weight: float = Field(
         0.5, ge=0, description="lambda of Eq. 9, weight of mutual learning (paper: .5 to 1)"
