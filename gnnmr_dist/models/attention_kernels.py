@@ -1,9 +1,12 @@
-"""Compiled CPU loops of graph attention: a destination's logits, softmax and weighted sum while its edges are in cache.
+"""Compiled CPU loops of graph attention, one head at a time: logits, softmax and weighted sum while edges are in cache.
 
+Exponentials are taken for the edges of several destinations at once, as a destination's few would not fill vectors.
 Backward: with d_e = factor_e * grad . x[source e] and the softmax p, logit e has the gradient p_e (d_e - sum of p d).
-One thread, rows in order: the same bits in every run (on machines with the same vector instructions).
+One thread, rows in order: the same bits in every run (on machines with the same vector instructions), and for a
+destination the same whatever its neighbours in the block.
 
-Axes: E edges, S sources, D destinations, H heads, c channels per head.
+Axes: E edges, S sources, D destinations, H heads, c channels per head. Edges into destinations start..stop - 1 are
+called a batch here; arrays of a batch begin with its first edge or destination.
 """
 
 # Numba's decorators carry no types.
@@ -17,9 +20,10 @@ import numba
 import numpy as np
 
 from gnnmr_dist.models.arithmetic import FASTMATH, exp
-from gnnmr_dist.models.prefetch import AHEAD, ask_to_read, ask_to_write
+from gnnmr_dist.models.vector_rows import spread_row, sum_rows
 
-_NEXT = 2  # destinations between asking for a row of their own and using it
+_TOGETHER = 64  # destinations of a batch
+_WHOLE = 64  # arrays of exponentials have a multiple of this length: no element is left over by vectors
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
@@ -33,39 +37,91 @@ def _before_leaky(grad: Any, x: Any, slope: Any) -> Any:
     return grad if x > 0 else grad * slope
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH)
-def _exponentials(
-    begin: Any,
-    end: Any,
-    source: Any,
-    halves: Any,
-    h: Any,
-    row: Any,
-    shift: Any,
-    loop: Any,
-    slope: Any,
-    weight: Any,
-) -> Any:
-    """Fill ``weight[h, begin:end]`` with exp(logit - peak); return that of the self-loop (0 without) and their sum."""
-    mine = halves[row, halves.shape[1] // 2 + h]
-    own_logit = _leaky(halves[row, h] + mine, slope) if loop else halves.dtype.type(-3e38)
-    peak = own_logit
-    for e in range(begin, end):
-        if h == 0 and e + AHEAD < source.size:
-            ask_to_read(halves, source[e + AHEAD])
-        logit = _leaky(halves[source[e], h] + mine, slope) + shift
-        weight[h, e] = logit
-        peak = max(peak, logit)
-    share = exp(own_logit - peak) if loop else halves.dtype.type(0)
-    total = share
-    for e in range(begin, end):
-        p = exp(weight[h, e] - peak)
-        weight[h, e] = p
-        total += p
-    return share, total
+@numba.njit(cache=True, nogil=True, inline="always")
+def _at(index: Any) -> Any:
+    """An index known not to be negative, for which no code is made that counts from the end."""
+    return np.uintp(index)
+
+
+@numba.njit(cache=True, nogil=True)
+def _with_room(array: Any, size: int) -> Any:
+    """``array`` if it has at least ``size`` elements, else a larger one of zeros."""
+    return array if array.size >= size else np.zeros(-(-2 * size // _WHOLE) * _WHOLE, array.dtype)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH)
+def _exponentials(x: Any, count: int) -> None:
+    """Replace the first ``count`` elements, and those up to a whole number of vectors, by their exponentials."""
+    whole = x[: -(-count // _WHOLE) * _WHOLE]
+    for j in range(whole.size):
+        whole[j] = exp(whole[j])
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH)
+def _logits(edges: Any, start: int, stop: int, terms: Any, logit: Any, own: Any) -> None:
+    """Fill logits less the largest into the same destination: of a batch's edges, and of its self-loops ``own``."""
+    indptr, source, first = edges
+    here, there, shift, _, _, loop, slope = terms
+    base = indptr[start]
+    for v in range(start, stop):
+        begin, end, mine = indptr[v], indptr[v + 1], there[first + v]
+        mine_own = _leaky(here[first + v] + mine, slope) if loop else here.dtype.type(-3e38)
+        peak = mine_own
+        for e in range(begin, end):
+            x = _leaky(here[_at(source[_at(e)])] + mine, slope) + shift[v]
+            logit[_at(e - base)] = x
+            peak = max(peak, x)
+        own[v - start] = mine_own - peak
+        for e in range(begin - base, end - base):
+            logit[_at(e)] -= peak
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH)
+def _shares(
+    edges: Any, start: int, stop: int, terms: Any, power: Any, own_power: Any, weight: Any, own: Any
+) -> None:
+    """The softmax from exponentials: fill ``weight`` [E] and ``own`` [D]; a batch's ``power`` becomes edge factors."""
+    indptr, source, first = edges
+    _, _, _, up, down, loop, _ = terms
+    base, none = indptr[start], up.dtype.type(0)
+    for v in range(start, stop):
+        begin, end = indptr[v], indptr[v + 1]
+        share = own_power[v - start] if loop else none
+        total = share
+        for e in range(begin - base, end - base):
+            total += power[_at(e)]
+        inverse = up.dtype.type(1) / total
+        own[v] = share * inverse if loop else none
+        for e in range(begin, end):
+            p = power[_at(e - base)] * inverse
+            weight[_at(e)] = p
+            power[_at(e - base)] = p * (up[first + v] * down[_at(source[_at(e)])])
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH)
+def _sums(edges: Any, start: int, stop: int, x: Any, loop: bool, factor: Any, own: Any, out: Any) -> None:
+    """Fill ``out`` of a batch's destinations with their sums of rows times ``factor``, self-loops included."""
+    indptr, source, first = edges
+    for v in range(start, stop):
+        sum_rows(out, v, x, first + v, own[v], source, factor, (indptr[v], indptr[v + 1], indptr[start]))
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH)
+def _forward_head(edges: Any, x: Any, terms: Any, out: Any, weight: Any, own: Any) -> None:
+    indptr = edges[0]
+    power, own_power = np.zeros(0, x.dtype), np.zeros(_TOGETHER, x.dtype)
+    for start in range(0, indptr.size - 1, _TOGETHER):
+        stop = min(start + _TOGETHER, indptr.size - 1)
+        count = indptr[stop] - indptr[start]
+        power = _with_room(power, count)
+        _logits(edges, start, stop, terms, power, own_power)
+        _exponentials(power, count)
+        _exponentials(own_power, _TOGETHER)
+        _shares(edges, start, stop, terms, power, own_power, weight, own)
+        _sums(edges, start, stop, x, terms[5], power, own, out)
+
+
+@numba.njit(cache=True, nogil=True)
 def attention_forward(
     indptr: Any,
     source: Any,
@@ -97,75 +153,78 @@ def attention_forward(
         slope: of LeakyReLU.
         out, weight, own: filled.
     """
-    count = indptr.size - 1
-    for v in range(count):
-        begin, end, row = indptr[v], indptr[v + 1], first + v
-        if v + _NEXT < count:
-            ask_to_read(x, row + _NEXT)
-            ask_to_write(out, v + _NEXT)
-        for h in range(x.shape[1]):
-            share, total = _exponentials(begin, end, source, halves, h, row, shift[v], loop, slope, weight)
-            share = share / total if loop else share
-            own[v, h] = share
-            if loop:
-                for c in range(x.shape[2]):
-                    out[v, h, c] = share * x[row, h, c]
-            else:
-                for c in range(x.shape[2]):
-                    out[v, h, c] = 0
-            for e in range(begin, end):
-                w = source[e]
-                if h == 0 and e + AHEAD < source.size:
-                    ask_to_read(x, source[e + AHEAD])
-                weight[h, e] /= total
-                a = weight[h, e] * (up[row] * down[w])
-                for c in range(x.shape[2]):
-                    out[v, h, c] += a * x[w, h, c]
+    heads = x.shape[1]
+    for h in range(heads):
+        terms = (halves[:, h], halves[:, heads + h], shift, up, down, loop, slope)
+        _forward_head((indptr, source, first), x[:, h], terms, out[:, h], weight[h], own[:, h])
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH)
-def _ask_for_source(x: Any, halves: Any, grad_x: Any, grad_halves: Any, row: Any) -> None:
-    """Ask for all that the backward pass reads and changes of a source."""
-    ask_to_read(x, row)
-    ask_to_write(grad_x, row)
-    ask_to_read(halves, row)
-    ask_to_write(grad_halves, row)
+def _edge_factors(edges: Any, start: int, stop: int, terms: Any, weight: Any, factor: Any, dot: Any) -> None:
+    """Fill what a batch's edges count, and ``dot`` with 0."""
+    indptr, source, first = edges
+    _, _, _, up, down, _, _ = terms
+    base = indptr[start]
+    for v in range(start, stop):
+        for e in range(indptr[v], indptr[v + 1]):
+            factor[_at(e - base)] = weight[_at(e)] * (up[first + v] * down[_at(source[_at(e)])])
+            dot[_at(e - base)] = 0
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH)
-def _longest(indptr: Any) -> Any:
-    """The most edges a destination has."""
-    most = 0
-    for v in range(indptr.size - 1):
-        most = max(most, indptr[v + 1] - indptr[v])
-    return most
+def _spread(edges: Any, start: int, stop: int, x: Any, own: Any, of_rows: Any, scratch: Any) -> None:
+    """Add to the gradient of x; fill each edge's and each self-loop's product of its row with ``grad``."""
+    indptr, source, first = edges
+    (grad, grad_x), (factor, dot, own_dot) = of_rows, scratch
+    base = indptr[start]
+    for v in range(start, stop):
+        span = (indptr[v], indptr[v + 1], base)
+        own_dot[v - start] = spread_row(grad, v, x, grad_x, first + v, own[v], source, factor, dot, span)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH)
 def _logit_gradients(
-    begin: Any,
-    end: Any,
-    source: Any,
-    halves: Any,
-    h: Any,
-    mine: Any,
-    slope: Any,
-    weight: Any,
-    dots: Any,
-    mean: Any,
-    grad_halves: Any,
-) -> Any:
-    """Add each edge's gradient to its source's half of the logit; return their sum, the destination's."""
-    total = halves.dtype.type(0)
-    for e in range(begin, end):
-        w = source[e]
-        d = _before_leaky(weight[h, e] * (dots[e - begin] - mean), halves[w, h] + mine, slope)
-        grad_halves[w, h] += d
-        total += d
-    return total
+    edges: Any, start: int, stop: int, terms: Any, softmax: Any, grads: Any, scratch: Any
+) -> None:
+    """Add to the gradients of both halves of the logits."""
+    indptr, source, first = edges
+    here, there, _, _, _, loop, slope = terms
+    (weight, own), (grad_here, grad_there), (factor, dot, own_dot) = softmax, grads, scratch
+    base = indptr[start]
+    for v in range(start, stop):
+        row, share = first + v, own[v]
+        begin, end, mine = indptr[v], indptr[v + 1], there[row]
+        mean = share * own_dot[v - start]
+        for e in range(begin - base, end - base):
+            mean += factor[_at(e)] * dot[_at(e)]
+        total = share - share
+        for e in range(begin, end):
+            w, j = _at(source[_at(e)]), _at(e - base)
+            d = _before_leaky(factor[j] * dot[j] - weight[_at(e)] * mean, here[w] + mine, slope)
+            grad_here[w] += d
+            total += d
+        if loop:
+            d = _before_leaky(share * (own_dot[v - start] - mean), here[row] + mine, slope)
+            grad_here[row] += d
+            total += d
+        grad_there[row] += total
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH)
+def _backward_head(edges: Any, x: Any, terms: Any, softmax: Any, of_rows: Any, of_halves: Any) -> None:
+    indptr = edges[0]
+    factor, dot, own_dot = np.zeros(0, x.dtype), np.zeros(0, x.dtype), np.zeros(_TOGETHER, x.dtype)
+    for start in range(0, indptr.size - 1, _TOGETHER):
+        stop = min(start + _TOGETHER, indptr.size - 1)
+        count = indptr[stop] - indptr[start]
+        factor, dot = _with_room(factor, count), _with_room(dot, count)
+        scratch = (factor, dot, own_dot)
+        _edge_factors(edges, start, stop, terms, softmax[0], factor, dot)
+        _spread(edges, start, stop, x, softmax[1], of_rows, scratch)
+        _logit_gradients(edges, start, stop, terms, softmax, of_halves, scratch)
+
+
+@numba.njit(cache=True, nogil=True)
 def attention_backward(
     indptr: Any,
     source: Any,
@@ -189,35 +248,8 @@ def attention_backward(
         grad_x, grad_halves: added to.
         the others: what :func:`attention_forward` took and filled.
     """
-    zero, heads, count = x.dtype.type(0), x.shape[1], indptr.size - 1
-    dots = np.empty(_longest(indptr), x.dtype)
-    for v in range(count):
-        begin, end, row = indptr[v], indptr[v + 1], first + v
-        if v + _NEXT < count:
-            _ask_for_source(x, halves, grad_x, grad_halves, row + _NEXT)
-            ask_to_read(grad, v + _NEXT)
-        for h in range(heads):
-            mine, share, own_dot = halves[row, heads + h], own[v, h], zero
-            if loop:
-                for c in range(x.shape[2]):
-                    own_dot += grad[v, h, c] * x[row, h, c]
-                    grad_x[row, h, c] += share * grad[v, h, c]
-            mean = share * own_dot
-            for e in range(begin, end):
-                w, factor = source[e], up[row] * down[source[e]]
-                if h == 0 and e + AHEAD < source.size:
-                    _ask_for_source(x, halves, grad_x, grad_halves, source[e + AHEAD])
-                a, dot = weight[h, e] * factor, zero
-                for c in range(x.shape[2]):
-                    g = grad[v, h, c]
-                    dot += g * x[w, h, c]
-                    grad_x[w, h, c] += a * g
-                dots[e - begin] = dot * factor
-                mean += a * dot
-            if loop:
-                d = _before_leaky(share * (own_dot - mean), halves[row, h] + mine, slope)
-                grad_halves[row, h] += d
-                grad_halves[row, heads + h] += d
-            grad_halves[row, heads + h] += _logit_gradients(
-                begin, end, source, halves, h, mine, slope, weight, dots, mean, grad_halves
-            )
+    heads = x.shape[1]
+    for h in range(heads):
+        terms = (halves[:, h], halves[:, heads + h], up, up, down, loop, slope)  # no shift is needed here
+        of_rows, of_halves = (grad[:, h], grad_x[:, h]), (grad_halves[:, h], grad_halves[:, heads + h])
+        _backward_head((indptr, source, first), x[:, h], terms, (weight[h], own[:, h]), of_rows, of_halves)

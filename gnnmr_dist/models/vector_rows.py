@@ -1,0 +1,197 @@
+"""Sums over rows as vector instructions, for compiled loops: a row's columns stay in registers while its edges pass.
+
+A compiled loop over columns inside one over edges is not made into this: the compiler cannot know that the row written
+is none of the rows read, so it writes it back after every edge, and asks for every edge whether the two overlap.
+
+Arrays of rows are [n, c] with any distance between rows and none between columns. Vectors are as long as a cache line;
+the compiler splits them where registers are shorter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+_LINE = 64  # bytes of a cache line
+_AT_ONCE = 4  # lines of a row that stay in registers
+_CONTRACT = ("contract",)
+
+
+class _Array:
+    """An array inside a function that is being built."""
+
+    def __init__(self, context: Any, builder: Any, kind: Any, value: Any) -> None:
+        array = context.make_array(kind)(context, builder, value)
+        self.builder, self.size = builder, kind.dtype.bitwidth // 8
+        self.pointer, self.start = array.data.type, builder.bitcast(array.data, ir.IntType(8).as_pointer())
+        self.shape, self.strides = (cgutils.unpack_tuple(builder, t) for t in (array.shape, array.strides))
+
+    @property
+    def scalar(self) -> Any:
+        """The type of one number."""
+        return self.pointer.pointee
+
+    def element(self, place: Any) -> Any:
+        """Pointer to the element, or to the row, at ``place`` of the first axis."""
+        start = self.builder.gep(self.start, [self.builder.mul(place, self.strides[0])])
+        return self.builder.bitcast(start, self.pointer)
+
+    def read(self, row: Any, column: Any, shape: Any) -> Any:
+        """Columns from ``column`` on of the row at this pointer: a vector, or one number."""
+        return self.builder.load(self._at(row, column, shape), align=self.size)
+
+    def write(self, value: Any, row: Any, column: Any) -> None:
+        """The same columns, written."""
+        self.builder.store(value, self._at(row, column, value.type), align=self.size)
+
+    def _at(self, row: Any, column: Any, shape: Any) -> Any:
+        return self.builder.bitcast(self.builder.gep(row, [column]), shape.as_pointer())
+
+
+def _everywhere(builder: Any, number: Any, shape: Any) -> Any:
+    """A vector of one number; with the type of a number, itself."""
+    if not isinstance(shape, ir.VectorType):
+        return number
+    none, place = ir.Constant(shape, ir.Undefined), ir.IntType(32)
+    first = builder.insert_element(none, number, place(0))
+    return builder.shuffle_vector(first, none, ir.Constant(ir.VectorType(place, shape.count), [0] * shape.count))
+
+
+def _plus_product(builder: Any, total: Any, a: Any, b: Any) -> Any:
+    return builder.fadd(total, builder.fmul(a, b, flags=_CONTRACT), flags=_CONTRACT)
+
+
+def _sum(builder: Any, vector: Any) -> Any:
+    """The sum of a vector's numbers, in whatever order."""
+    if not isinstance(vector.type, ir.VectorType):
+        return vector
+    scalar = vector.type.element
+    bits = 32 if isinstance(scalar, ir.FloatType) else 64
+    kind = ir.FunctionType(scalar, [scalar, vector.type])
+    name = f"llvm.vector.reduce.fadd.v{vector.type.count}f{bits}"
+    function = cgutils.get_or_insert_function(builder.module, kind, name)
+    return builder.call(function, [scalar(-0.0), vector], fastmath=("reassoc",))
+
+
+def _for_columns(rows: _Array, emit: Callable[[Sequence[Any], Any], None]) -> None:
+    """Have ``emit`` build what is done with some columns: four lines at a time, then one, then single numbers.
+
+    It gets the places where vectors begin, and their type.
+    """
+    builder, total = rows.builder, rows.shape[1]
+    lanes, start = _LINE // rows.size, total.type(0)
+    vector = ir.VectorType(rows.scalar, lanes)
+    for shape, width, count in ((vector, lanes, _AT_ONCE), (vector, lanes, 1), (rows.scalar, 1, 1)):
+        step = total.type(width * count)
+        stop = builder.mul(builder.sdiv(total, step), step)
+        with cgutils.for_range_slice(builder, start, stop, step) as (column, _):
+            emit([builder.add(column, total.type(j * width)) for j in range(count)], shape)
+        start = stop
+
+
+def _not_zero(builder: Any, number: Any) -> Any:
+    return builder.if_then(builder.fcmp_unordered("!=", number, number.type(0.0)))
+
+
+@intrinsic
+def sum_rows(
+    _: Any, out: Any, v: Any, x: Any, row: Any, share: Any, source: Any, weight: Any, span: Any
+) -> Any:
+    """``out[v]`` = share x[row] + the sum over edges begin <= e < end of weight[e - base] x[source[e]].
+
+    Args:
+        out, x: [D, c] and [S, c].
+        row, share: a source of its own; with share 0 none, and ``row`` may be any number.
+        source: [E].
+        weight: of some edges, that of edge ``base`` first.
+        span: (begin, end, base).
+    """
+
+    def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        arrays = [_Array(context, builder, signature.args[j], values[j]) for j in (0, 2, 5, 6)]
+        to, rows, sources, weights = arrays
+        begin, end, base = cgutils.unpack_tuple(builder, values[7])
+        target, first, share = to.element(values[1]), rows.element(values[3]), values[4]
+
+        def emit(columns: Sequence[Any], shape: Any) -> None:
+            sums = [cgutils.alloca_once(builder, shape) for _ in columns]
+
+            def add(row: Any, number: Any) -> None:
+                factor = _everywhere(builder, number, shape)
+                for total, column in zip(sums, columns, strict=True):
+                    part = rows.read(row, column, shape)
+                    builder.store(_plus_product(builder, builder.load(total), factor, part), total)
+
+            for total in sums:
+                builder.store(_everywhere(builder, rows.scalar(0.0), shape), total)
+            with _not_zero(builder, share):
+                add(first, share)
+            with cgutils.for_range_slice(builder, begin, end, begin.type(1)) as (edge, _):
+                factor = builder.load(weights.element(builder.sub(edge, base)))
+                add(rows.element(builder.load(sources.element(edge))), factor)
+            for total, column in zip(sums, columns, strict=True):
+                to.write(builder.load(total), target, column)
+
+        _for_columns(rows, emit)
+        return context.get_dummy_value()
+
+    span_type = types.UniTuple(types.intp, 3)
+    return types.none(out, types.intp, x, types.intp, x.dtype, source, weight, span_type), build
+
+
+@intrinsic
+def spread_row(
+    _: Any,
+    grad: Any,
+    v: Any,
+    x: Any,
+    grad_x: Any,
+    row: Any,
+    share: Any,
+    source: Any,
+    weight: Any,
+    dot: Any,
+    span: Any,
+) -> Any:
+    """The way back of :func:`sum_rows`, given ``grad[v]``: add to ``grad_x``, and the products with rows to ``dot``.
+
+    For edges begin <= e < end: grad_x[source[e]] += weight[e - base] grad[v], and dot[e - base] += grad[v] . x[source[e]].
+    With a share, grad_x[row] += share grad[v], and grad[v] . x[row] is returned; without, 0.
+    """
+
+    def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        arrays = [_Array(context, builder, signature.args[j], values[j]) for j in (0, 2, 3, 6, 7, 8)]
+        upper, rows, to, sources, weights, products = arrays
+        begin, end, base = cgutils.unpack_tuple(builder, values[9])
+        own, share = upper.element(values[1]), values[5]
+        own_dot = cgutils.alloca_once_value(builder, rows.scalar(0.0))
+
+        def emit(columns: Sequence[Any], shape: Any) -> None:
+            parts = [upper.read(own, column, shape) for column in columns]
+
+            def spread(w: Any, number: Any, product: Any) -> None:
+                row, target = rows.element(w), to.element(w)
+                factor, total = (_everywhere(builder, t, shape) for t in (number, rows.scalar(0.0)))
+                for part, column in zip(parts, columns, strict=True):
+                    total = _plus_product(builder, total, part, rows.read(row, column, shape))
+                    added = _plus_product(builder, to.read(target, column, shape), factor, part)
+                    to.write(added, target, column)
+                builder.store(builder.fadd(builder.load(product), _sum(builder, total)), product)
+
+            with _not_zero(builder, share):
+                spread(values[4], share, own_dot)
+            with cgutils.for_range_slice(builder, begin, end, begin.type(1)) as (edge, _):
+                at = builder.sub(edge, base)
+                factor = builder.load(weights.element(at))
+                spread(builder.load(sources.element(edge)), factor, products.element(at))
+
+        _for_columns(rows, emit)
+        return builder.load(own_dot)
+
+    span_type = types.UniTuple(types.intp, 3)
+    return x.dtype(grad, types.intp, x, grad_x, types.intp, x.dtype, source, weight, dot, span_type), build
