@@ -16,6 +16,7 @@ import numba
 import numpy as np
 
 from gnnmr_dist.models.arithmetic import FASTMATH, exp
+from gnnmr_dist.models.vector_rows import largest
 
 LOWEST = np.float32(-1e30)  # stands for -inf: differences of two of them are 0, not NaN
 
@@ -35,27 +36,10 @@ def rows_by_user(row_user: Any, num_users: int) -> Any:
     return pointers, rows
 
 
-@numba.njit(cache=True, nogil=True)
-def _largest(row: Any) -> Any:
-    """The largest of ``row`` and LOWEST, sixteen columns at a time; NaN may be passed over (the sums show it)."""
-    lanes = np.full(16, LOWEST)
-    whole = row.size - row.size % 16
-    for start in range(0, whole, 16):
-        for lane in range(16):
-            x = row[start + lane]
-            lanes[lane] = x if x > lanes[lane] else lanes[lane]
-    peak = LOWEST
-    for lane in range(16):
-        peak = max(peak, lanes[lane])
-    for j in range(whole, row.size):
-        peak = max(peak, row[j])
-    return peak
-
-
 @numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH)
 def _exponentials(row: Any) -> Any:
     """Replace ``row`` by exp(row - peak); the peak and the sum (0 where all are LOWEST, NaN where one is)."""
-    peak, total = _largest(row), np.float32(0)
+    peak, total = largest(row, LOWEST), np.float32(0)  # NaN passed over shows in the sum
     for j in range(row.size):
         row[j] = exp(row[j] - peak)
         total += row[j]
@@ -104,14 +88,13 @@ def _teacher(own: Any, total: Any, count: Any, present: bool, masked: bool, soft
     weight = np.float32(present)
     others = count - weight
     mean = (total - weight * own) / max(others, np.float32(1))
-    return LOWEST if masked or others == 0 else mean * soften
+    return LOWEST if masked | (others == 0) else mean * soften
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH)
-def _shared_cells(cells: Any, soften: Any, teacher: Any, q: Any) -> Any:
+def _shared_cells(cells: Any, soften: Any, teacher: Any, q: Any, gap: Any) -> Any:
     """A user's candidates: exponentials of both sides; peak and sum of each; the sum of p (ln p - ln q), unscaled."""
     student, value, total, count, present, known = cells
-    gap = np.empty(q.size, np.float32)
     for c in range(q.size):
         teacher[c] = _teacher(value[c], total[c], count[c], present[c], known[c], soften)
         q[c] = LOWEST if teacher[c] == LOWEST else student[c] * soften  # NaN counts, and shows
@@ -149,12 +132,13 @@ def mutual_kl(
         grad: (own, shared), added to.
     """
     pointers, rows = rows_by_user(row_user, student[1].shape[0])
-    teacher, q = np.empty(student[1].shape[1], np.float32), np.empty(student[1].shape[1], np.float32)
+    columns = student[1].shape[1]
+    teacher, q, gap = np.empty(columns, np.float32), np.empty(columns, np.float32), np.empty(columns, np.float32)
     own_t, own_q = np.empty(student[0].shape[1], np.float32), np.empty(student[0].shape[1], np.float32)
     factor, loss = soften * scale, 0.0
     for u in range(student[1].shape[0]):
         cells = (student[1][u], value[1][u], total[1][u], count[1], present[1], masked[1][u])
-        t_peak, t_total, q_peak, q_total, spread = _shared_cells(cells, soften, teacher, q)
+        t_peak, t_total, q_peak, q_total, spread = _shared_cells(cells, soften, teacher, q, gap)
         t_inverse = q_inverse = np.float32(0)
         for r in rows[pointers[u] : pointers[u + 1]]:
             t_top, q_top, judged = t_peak, q_peak, t_total != 0

@@ -1,7 +1,9 @@
-"""Sums over rows as vector instructions, for compiled loops: a row's columns stay in registers while its edges pass.
+"""Sums over rows, and maxima, as vector instructions, for compiled loops: what is summed up stays in registers.
 
-A compiled loop over columns inside one over edges is not made into this: the compiler cannot know that the row written
+A compiled loop over columns inside one over edges is not made into such a sum: the compiler cannot know that the row written
 is none of the rows read, so it writes it back after every edge, and asks for every edge whether the two overlap.
+
+A maximum is not, as it might be NaN.
 
 Arrays of rows are [n, c] with any distance between rows and none between columns. Vectors are as long as a cache line;
 the compiler splits them where registers are shorter.
@@ -36,6 +38,11 @@ class _Array:
         """The type of one number."""
         return self.pointer.pointee
 
+    @property
+    def vector(self) -> Any:
+        """The type of as many numbers as fill a cache line."""
+        return ir.VectorType(self.scalar, _LINE // self.size)
+
     def element(self, place: Any) -> Any:
         """Pointer to the element, or to the row, at ``place`` of the first axis."""
         start = self.builder.gep(self.start, [self.builder.mul(place, self.strides[0])])
@@ -66,16 +73,26 @@ def _plus_product(builder: Any, total: Any, a: Any, b: Any) -> Any:
     return builder.fadd(total, builder.fmul(a, b, flags=_CONTRACT), flags=_CONTRACT)
 
 
-def _sum(builder: Any, vector: Any) -> Any:
-    """The sum of a vector's numbers, in whatever order."""
-    if not isinstance(vector.type, ir.VectorType):
-        return vector
-    scalar = vector.type.element
-    bits = 32 if isinstance(scalar, ir.FloatType) else 64
-    kind = ir.FunctionType(scalar, [scalar, vector.type])
-    name = f"llvm.vector.reduce.fadd.v{vector.type.count}f{bits}"
-    function = cgutils.get_or_insert_function(builder.module, kind, name)
-    return builder.call(function, [scalar(-0.0), vector], fastmath=("reassoc",))
+def _raise(builder: Any, place: Any, value: Any) -> None:
+    """Put ``value`` where it is larger than what is there."""
+    there = builder.load(place)
+    builder.store(builder.select(builder.fcmp_ordered(">", value, there), value, there), place)
+
+
+def _reduced(builder: Any, how: str, given: Sequence[Any], flags: Sequence[str]) -> Any:
+    """One number from the vector that is the last of ``given``, by LLVM's reduction of this name."""
+    vector = given[-1].type
+    bits = 32 if isinstance(vector.element, ir.FloatType) else 64
+    kind = ir.FunctionType(vector.element, [value.type for value in given])
+    name = f"llvm.vector.reduce.{how}.v{vector.count}f{bits}"
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), given, fastmath=flags)
+
+
+def _sum(builder: Any, value: Any) -> Any:
+    """The sum of a vector's numbers, in whatever order; of one number, itself."""
+    if not isinstance(value.type, ir.VectorType):
+        return value
+    return _reduced(builder, "fadd", [value.type.element(-0.0), value], ("reassoc",))
 
 
 def _for_columns(rows: _Array, emit: Callable[[Sequence[Any], Any], None]) -> None:
@@ -83,10 +100,10 @@ def _for_columns(rows: _Array, emit: Callable[[Sequence[Any], Any], None]) -> No
 
     It gets the places where vectors begin, and their type.
     """
-    builder, total = rows.builder, rows.shape[1]
-    lanes, start = _LINE // rows.size, total.type(0)
-    vector = ir.VectorType(rows.scalar, lanes)
-    for shape, width, count in ((vector, lanes, _AT_ONCE), (vector, lanes, 1), (rows.scalar, 1, 1)):
+    builder, total, vector = rows.builder, rows.shape[-1], rows.vector
+    start = total.type(0)
+    for shape, count in ((vector, _AT_ONCE), (vector, 1), (rows.scalar, 1)):
+        width = vector.count if shape == vector else 1
         step = total.type(width * count)
         stop = builder.mul(builder.sdiv(total, step), step)
         with cgutils.for_range_slice(builder, start, stop, step) as (column, _):
@@ -195,3 +212,27 @@ def spread_row(
 
     span_type = types.UniTuple(types.intp, 3)
     return x.dtype(grad, types.intp, x, grad_x, types.intp, x.dtype, source, weight, dot, span_type), build
+
+
+@intrinsic
+def largest(_: Any, x: Any, least: Any) -> Any:
+    """The largest of ``least`` and the numbers x [n], which lie one after the other; NaN is passed over."""
+
+    def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        row = _Array(context, builder, signature.args[0], values[0])
+        first, peak = row.element(row.strides[0].type(0)), cgutils.alloca_once_value(builder, values[1])
+        tops = [cgutils.alloca_once(builder, row.vector) for _ in range(_AT_ONCE)]
+        for top in tops:
+            builder.store(_everywhere(builder, values[1], row.vector), top)
+
+        def emit(places: Sequence[Any], shape: Any) -> None:
+            for place, top in zip(places, tops if shape == row.vector else [peak], strict=False):
+                _raise(builder, top, row.read(first, place, shape))
+
+        _for_columns(row, emit)
+        for top in tops:
+            most = _reduced(builder, "fmax", [builder.load(top)], ("nnan", "nsz"))
+            _raise(builder, peak, most)
+        return builder.load(peak)
+
+    return x.dtype(x, x.dtype), build
