@@ -107,6 +107,12 @@ def _shared_cells(cells: Any, soften: Any, teacher: Any, q: Any, gap: Any) -> An
     return t_peak, t_total, q_peak, q_total, spread
 
 
+@numba.njit(cache=True, nogil=True)
+def _three_rows(size: int) -> Any:
+    """Room for three rows, each of its own: loops over rows of one array would have to allow for their overlapping."""
+    return np.empty(size, np.float32), np.empty(size, np.float32), np.empty(size, np.float32)
+
+
 @numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH)
 def mutual_kl(
     student: Any,
@@ -132,8 +138,7 @@ def mutual_kl(
         grad: (own, shared), added to.
     """
     pointers, rows = rows_by_user(row_user, student[1].shape[0])
-    columns = student[1].shape[1]
-    teacher, q, gap = np.empty(columns, np.float32), np.empty(columns, np.float32), np.empty(columns, np.float32)
+    teacher, q, gap = _three_rows(student[1].shape[1])
     own_t, own_q = np.empty(student[0].shape[1], np.float32), np.empty(student[0].shape[1], np.float32)
     factor, loss = soften * scale, 0.0
     for u in range(student[1].shape[0]):

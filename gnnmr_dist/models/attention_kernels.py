@@ -99,7 +99,7 @@ def _shares(
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH)
-def _sums(edges: Any, start: int, stop: int, x: Any, loop: bool, factor: Any, own: Any, out: Any) -> None:
+def _sums(edges: Any, start: int, stop: int, x: Any, factor: Any, own: Any, out: Any) -> None:
     """Fill ``out`` of a batch's destinations with their sums of rows times ``factor``, self-loops included."""
     indptr, source, first = edges
     for v in range(start, stop):
@@ -118,7 +118,7 @@ def _forward_head(edges: Any, x: Any, terms: Any, out: Any, weight: Any, own: An
         _exponentials(power, count)
         _exponentials(own_power, _TOGETHER)
         _shares(edges, start, stop, terms, power, own_power, weight, own)
-        _sums(edges, start, stop, x, terms[5], power, own, out)
+        _sums(edges, start, stop, x, power, own, out)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -140,7 +140,8 @@ def attention_forward(
     """Fill ``out`` [D, H, c] and the softmax: ``weight`` [H, E], and of the self-loops ``own`` [D, H] (0 without).
 
     Destination v is source row r = first + v. Edge w -> v has the logit LeakyReLU(halves[w, h] + halves[r, H + h])
-    + shift[v] in head h and counts softmax * up[r] * down[w]; the self-loop has neither shift nor factor.
+    + shift[v] in head h and counts softmax * up[r] * down[w]; the self-loop has neither shift nor factor, and is not
+    read where its share is 0.
 
     Args:
         indptr, source: the block, [D + 1] and [E].
@@ -160,47 +161,50 @@ def attention_forward(
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH)
-def _edge_factors(edges: Any, start: int, stop: int, terms: Any, weight: Any, factor: Any, dot: Any) -> None:
-    """Fill what a batch's edges count, and ``dot`` with 0."""
+def _edge_factors(edges: Any, start: int, stop: int, terms: Any, weight: Any, scratch: Any) -> None:
+    """Fill the degree factors of a batch's edges, and what its edges count; their products with 0."""
     indptr, source, first = edges
-    _, _, _, up, down, _, _ = terms
+    (_, _, _, up, down, _, _), (scale, factor, dot, _) = terms, scratch
     base = indptr[start]
     for v in range(start, stop):
         for e in range(indptr[v], indptr[v + 1]):
-            factor[_at(e - base)] = weight[_at(e)] * (up[first + v] * down[_at(source[_at(e)])])
+            scale[_at(e - base)] = up[first + v] * down[_at(source[_at(e)])]
+            factor[_at(e - base)] = weight[_at(e)] * scale[_at(e - base)]
             dot[_at(e - base)] = 0
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH)
 def _spread(edges: Any, start: int, stop: int, x: Any, own: Any, of_rows: Any, scratch: Any) -> None:
-    """Add to the gradient of x; fill each edge's and each self-loop's product of its row with ``grad``."""
+    """Add to the gradient of x; fill each edge's d_e, and each self-loop's product of its row with ``grad``."""
     indptr, source, first = edges
-    (grad, grad_x), (factor, dot, own_dot) = of_rows, scratch
+    (grad, grad_x), (scale, factor, dot, own_dot) = of_rows, scratch
     base = indptr[start]
     for v in range(start, stop):
         span = (indptr[v], indptr[v + 1], base)
         own_dot[v - start] = spread_row(grad, v, x, grad_x, first + v, own[v], source, factor, dot, span)
+    for j in range(indptr[stop] - base):
+        dot[_at(j)] *= scale[_at(j)]
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH)
 def _logit_gradients(
-    edges: Any, start: int, stop: int, terms: Any, softmax: Any, grads: Any, scratch: Any
+    edges: Any, start: int, stop: int, terms: Any, softmax: Any, of_halves: Any, scratch: Any
 ) -> None:
     """Add to the gradients of both halves of the logits."""
     indptr, source, first = edges
     here, there, _, _, _, loop, slope = terms
-    (weight, own), (grad_here, grad_there), (factor, dot, own_dot) = softmax, grads, scratch
+    (weight, own), (grad_here, grad_there), (_, _, dot, own_dot) = softmax, of_halves, scratch
     base = indptr[start]
     for v in range(start, stop):
         row, share = first + v, own[v]
         begin, end, mine = indptr[v], indptr[v + 1], there[row]
         mean = share * own_dot[v - start]
-        for e in range(begin - base, end - base):
-            mean += factor[_at(e)] * dot[_at(e)]
-        total = share - share
         for e in range(begin, end):
-            w, j = _at(source[_at(e)]), _at(e - base)
-            d = _before_leaky(factor[j] * dot[j] - weight[_at(e)] * mean, here[w] + mine, slope)
+            mean += weight[_at(e)] * dot[_at(e - base)]
+        total = here.dtype.type(0)
+        for e in range(begin, end):
+            w = _at(source[_at(e)])
+            d = _before_leaky(weight[_at(e)] * (dot[_at(e - base)] - mean), here[w] + mine, slope)
             grad_here[w] += d
             total += d
         if loop:
@@ -212,14 +216,14 @@ def _logit_gradients(
 
 @numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH)
 def _backward_head(edges: Any, x: Any, terms: Any, softmax: Any, of_rows: Any, of_halves: Any) -> None:
-    indptr = edges[0]
-    factor, dot, own_dot = np.zeros(0, x.dtype), np.zeros(0, x.dtype), np.zeros(_TOGETHER, x.dtype)
+    indptr, none = edges[0], np.zeros(0, x.dtype)
+    scale, factor, dot, own_dot = none, none, none, np.zeros(_TOGETHER, x.dtype)
     for start in range(0, indptr.size - 1, _TOGETHER):
         stop = min(start + _TOGETHER, indptr.size - 1)
         count = indptr[stop] - indptr[start]
-        factor, dot = _with_room(factor, count), _with_room(dot, count)
-        scratch = (factor, dot, own_dot)
-        _edge_factors(edges, start, stop, terms, softmax[0], factor, dot)
+        scale, factor, dot = _with_room(scale, count), _with_room(factor, count), _with_room(dot, count)
+        scratch = (scale, factor, dot, own_dot)
+        _edge_factors(edges, start, stop, terms, softmax[0], scratch)
         _spread(edges, start, stop, x, softmax[1], of_rows, scratch)
         _logit_gradients(edges, start, stop, terms, softmax, of_halves, scratch)
 

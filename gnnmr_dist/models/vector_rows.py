@@ -1,12 +1,13 @@
 """Sums over rows, and maxima, as vector instructions, for compiled loops: what is summed up stays in registers.
 
-A compiled loop over columns inside one over edges is not made into such a sum: the compiler cannot know that the row written
-is none of the rows read, so it writes it back after every edge, and asks for every edge whether the two overlap.
+A compiled loop over columns inside one over edges is not made into such a sum: the compiler cannot know that the row
+written is none of the rows read, so it writes it back after every edge, and asks at every edge whether the two overlap.
 
 A maximum is not, as it might be NaN.
 
-Arrays of rows are [n, c] with any distance between rows and none between columns. Vectors are as long as a cache line;
-the compiler splits them where registers are shorter.
+Arrays of rows are [n, c] with any distance between rows and none between columns, which callers answer for; their
+kinds are checked when a loop is compiled. Vectors are as long as a cache line; the compiler splits them where registers
+are shorter. Numba does not notice changes here in loops it has compiled elsewhere: delete ``__pycache__/*.nb?`` then.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
 _LINE = 64  # bytes of a cache line
 _AT_ONCE = 4  # lines of a row that stay in registers
 _CONTRACT = ("contract",)
+_SPAN = types.UniTuple(types.intp, 3)
 
 
 class _Array:
@@ -32,6 +35,7 @@ class _Array:
         self.builder, self.size = builder, kind.dtype.bitwidth // 8
         self.pointer, self.start = array.data.type, builder.bitcast(array.data, ir.IntType(8).as_pointer())
         self.shape, self.strides = (cgutils.unpack_tuple(builder, t) for t in (array.shape, array.strides))
+        self.kind, self.context = kind.dtype, context
 
     @property
     def scalar(self) -> Any:
@@ -42,6 +46,11 @@ class _Array:
     def vector(self) -> Any:
         """The type of as many numbers as fill a cache line."""
         return ir.VectorType(self.scalar, _LINE // self.size)
+
+    def number(self, place: Any) -> Any:
+        """The whole number at ``place``, as wide as an address."""
+        found = self.builder.load(self.element(place))
+        return self.context.cast(self.builder, found, self.kind, types.intp)
 
     def element(self, place: Any) -> Any:
         """Pointer to the element, or to the row, at ``place`` of the first axis."""
@@ -60,13 +69,24 @@ class _Array:
         return self.builder.bitcast(self.builder.gep(row, [column]), shape.as_pointer())
 
 
+def _check(axes: int, dtype: Any, *, written: bool = False, **arrays: Any) -> None:
+    """Refuse, when a loop is compiled, arrays of which the built code would make nonsense."""
+    wanted = f"{axes} axes of {dtype}" + (", to be written" if written else "")
+    for name, kind in arrays.items():
+        fits = kind.ndim == axes and kind.dtype == dtype and (axes == 1 or kind.layout != "F")
+        if not fits or (written and not kind.mutable):
+            raise TypingError(f"{name}: expected an array with {wanted}, got {kind}")
+
+
 def _everywhere(builder: Any, number: Any, shape: Any) -> Any:
     """A vector of one number; with the type of a number, itself."""
     if not isinstance(shape, ir.VectorType):
         return number
     none, place = ir.Constant(shape, ir.Undefined), ir.IntType(32)
     first = builder.insert_element(none, number, place(0))
-    return builder.shuffle_vector(first, none, ir.Constant(ir.VectorType(place, shape.count), [0] * shape.count))
+    return builder.shuffle_vector(
+        first, none, ir.Constant(ir.VectorType(place, shape.count), [0] * shape.count)
+    )
 
 
 def _plus_product(builder: Any, total: Any, a: Any, b: Any) -> Any:
@@ -129,6 +149,10 @@ def sum_rows(
         span: (begin, end, base).
     """
 
+    _check(2, x.dtype, x=x)
+    _check(2, x.dtype, written=True, out=out)
+    _check(1, x.dtype, weight=weight)
+
     def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         arrays = [_Array(context, builder, signature.args[j], values[j]) for j in (0, 2, 5, 6)]
         to, rows, sources, weights = arrays
@@ -150,15 +174,14 @@ def sum_rows(
                 add(first, share)
             with cgutils.for_range_slice(builder, begin, end, begin.type(1)) as (edge, _):
                 factor = builder.load(weights.element(builder.sub(edge, base)))
-                add(rows.element(builder.load(sources.element(edge))), factor)
+                add(rows.element(sources.number(edge)), factor)
             for total, column in zip(sums, columns, strict=True):
                 to.write(builder.load(total), target, column)
 
         _for_columns(rows, emit)
         return context.get_dummy_value()
 
-    span_type = types.UniTuple(types.intp, 3)
-    return types.none(out, types.intp, x, types.intp, x.dtype, source, weight, span_type), build
+    return types.none(out, types.intp, x, types.intp, x.dtype, source, weight, _SPAN), build
 
 
 @intrinsic
@@ -177,9 +200,14 @@ def spread_row(
 ) -> Any:
     """The way back of :func:`sum_rows`, given ``grad[v]``: add to ``grad_x``, and the products with rows to ``dot``.
 
-    For edges begin <= e < end: grad_x[source[e]] += weight[e - base] grad[v], and dot[e - base] += grad[v] . x[source[e]].
+    For edges begin <= e < end: grad_x[source[e]] += weight[e - base] grad[v], dot[e - base] += grad[v] . x[source[e]].
     With a share, grad_x[row] += share grad[v], and grad[v] . x[row] is returned; without, 0.
     """
+
+    _check(2, x.dtype, grad=grad, x=x)
+    _check(2, x.dtype, written=True, grad_x=grad_x)
+    _check(1, x.dtype, weight=weight)
+    _check(1, x.dtype, written=True, dot=dot)
 
     def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         arrays = [_Array(context, builder, signature.args[j], values[j]) for j in (0, 2, 3, 6, 7, 8)]
@@ -205,18 +233,20 @@ def spread_row(
             with cgutils.for_range_slice(builder, begin, end, begin.type(1)) as (edge, _):
                 at = builder.sub(edge, base)
                 factor = builder.load(weights.element(at))
-                spread(builder.load(sources.element(edge)), factor, products.element(at))
+                spread(sources.number(edge), factor, products.element(at))
 
         _for_columns(rows, emit)
         return builder.load(own_dot)
 
-    span_type = types.UniTuple(types.intp, 3)
-    return x.dtype(grad, types.intp, x, grad_x, types.intp, x.dtype, source, weight, dot, span_type), build
+    return x.dtype(grad, types.intp, x, grad_x, types.intp, x.dtype, source, weight, dot, _SPAN), build
 
 
 @intrinsic
 def largest(_: Any, x: Any, least: Any) -> Any:
-    """The largest of ``least`` and the numbers x [n], which lie one after the other; NaN is passed over."""
+    """The largest of ``least``, which must not be NaN, and the numbers x [n]; NaN among them is passed over."""
+    if x.layout != "C":
+        raise TypingError(f"x: expected numbers that lie one after the other, got {x}")
+    _check(1, x.dtype, x=x)
 
     def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         row = _Array(context, builder, signature.args[0], values[0])

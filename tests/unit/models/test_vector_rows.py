@@ -7,8 +7,9 @@ from typing import Any
 import numba
 import numpy as np
 import pytest
+from numba.core.errors import TypingError
 
-from gnnmr_dist.models.vector_rows import spread_row, sum_rows
+from gnnmr_dist.models.vector_rows import largest, spread_row, sum_rows
 
 SOURCES, EDGES = 9, 7
 
@@ -23,6 +24,11 @@ def _spread(
     grad: Any, v: Any, x: Any, to: Any, row: Any, share: Any, source: Any, weight: Any, dot: Any, span: Any
 ) -> Any:
     return spread_row(grad, v, x, to, row, share, source, weight, dot, span)
+
+
+@numba.njit
+def _largest(x: Any, least: Any) -> Any:
+    return largest(x, least)
 
 
 def _some(dtype: type, *shape: int) -> Any:
@@ -72,3 +78,39 @@ def test_no_edges_and_no_sources() -> None:
     none = np.empty(0, np.float32)
     _sum(out, 1, np.empty((0, 3), np.float32), 0, np.float32(0), none.astype(np.int64), none, (0, 0, 0))
     np.testing.assert_array_equal(out[1], 0)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_largest(dtype: type) -> None:
+    rng = np.random.default_rng(0)
+    for size in range(150):
+        x = rng.normal(size=size).astype(dtype)
+        assert _largest(x, dtype(-1e30)) == max([dtype(-1e30), *x])
+        for place in range(0, size, 7):  # wherever it stands
+            x[place] = 10
+            assert _largest(x, dtype(-1)) == 10
+            x[place] = -10
+        x[rng.random(size) < 0.3] = np.nan
+        assert _largest(x, dtype(-1)) == max([-1, *x[~np.isnan(x)]])
+
+
+def test_arrays_that_do_not_fit_are_refused() -> None:
+    x, weight, source = np.ones((3, 4), np.float32), np.ones(2, np.float32), np.array([0, 1])
+    rest = (0, np.float32(0), source)
+    for out, rows, factor, name in (
+        (np.ones((3, 4)), x, weight, "out"),
+        (x, x, weight.astype(np.float64), "weight"),
+        (np.ones((4, 3), np.float32).T, x, weight, "out"),
+        (x, np.ones((3, 2, 2), np.float32), weight, "x"),
+    ):
+        with pytest.raises(TypingError, match=f"{name}: expected an array"):
+            _sum(out, 0, rows, *rest, factor, (0, 2, 0))
+    with pytest.raises(TypingError, match="one after the other"):
+        _largest(np.ones(6, np.float32)[::2], np.float32(0))
+
+
+def test_sources_of_any_width() -> None:
+    x, weight, out = _some(np.float32, SOURCES, 5), np.ones(2, np.float32), np.empty((1, 5), np.float32)
+    for kind in (np.int32, np.int64, np.uint64):
+        _sum(out, 0, x, 0, np.float32(0), np.array([8, 1], kind), weight, (0, 2, 0))
+        np.testing.assert_allclose(out[0], x[8] + x[1])
