@@ -83,6 +83,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
 # weights differ by 1e-15 or so and every metric is equal.
 FEW = 1 / 100
 
+# The KL, some .01, is a difference of logarithms of some 5, to which weights that differ by 1e-7 give an error of that
+# size: over eight seeds 2 to 12 millionths of the KL after all steps, 7e-8 of the supervised loss (measured).
+ROUNDING = 1e-7
+
 # name, W, R x G as the mesh makes it
 MESHES = [
     ("m3", 1, (1, 1)),
@@ -121,7 +125,7 @@ def test_losses_and_metrics_are_those_of_one_process(
     expected, got = alone.losses(), everyone[0].losses()
     assert expected.shape[0] > 10
     assert np.isfinite(expected).all()
-    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=0)
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=ROUNDING * expected[..., 0].max())
     for outcome in everyone:
         assert outcome.finished == alone.finished == "epochs"
         if shape[0] == 1:
