@@ -93,7 +93,7 @@ def _plus_product(builder: Any, total: Any, a: Any, b: Any) -> Any:
     return builder.fadd(total, builder.fmul(a, b, flags=_CONTRACT), flags=_CONTRACT)
 
 
-def _raise(builder: Any, place: Any, value: Any) -> None:
+def _put_larger(builder: Any, place: Any, value: Any) -> None:
     """Put ``value`` where it is larger than what is there."""
     there = builder.load(place)
     builder.store(builder.select(builder.fcmp_ordered(">", value, there), value, there), place)
@@ -257,12 +257,12 @@ def largest(_: Any, x: Any, least: Any) -> Any:
 
         def emit(places: Sequence[Any], shape: Any) -> None:
             for place, top in zip(places, tops if shape == row.vector else [peak], strict=False):
-                _raise(builder, top, row.read(first, place, shape))
+                _put_larger(builder, top, row.read(first, place, shape))
 
         _for_columns(row, emit)
         for top in tops:
             most = _reduced(builder, "fmax", [builder.load(top)], ("nnan", "nsz"))
-            _raise(builder, peak, most)
+            _put_larger(builder, peak, most)
         return builder.load(peak)
 
     return x.dtype(x, x.dtype), build
